@@ -1,0 +1,120 @@
+"""barman-wal-restore -t: every step of the way to Barman and back, with its time, and nothing delivered."""
+
+import itertools
+import os
+import re
+import tempfile
+import time
+from typing import List, Tuple
+
+from walbasin import archive, cluster, segment, transport
+from walbasin.archive import Answer
+from walbasin.getwal import DUMMY_WAL_NAME
+from walbasin.job import Job, say
+from walbasin.transport import Session, Sessions, Unreachable
+
+# What ssh says at DEBUG1 as it gets there; in order.
+STEPS = (
+    ("connection", re.compile(r"Connection established")),
+    ("host key", re.compile(r"is known and matches the (\S+) host key")),
+    ("key", re.compile(r"Authenticated to .* using \"(\w+)\"")),
+)
+GATE = re.compile(r"^barman-wal-gate (\S+) serves (.*)$", re.MULTILINE)
+# A standby's newest segment is not archived before the primary has finished it, and archiving takes its time.
+NEWEST_TRIED = 16
+
+
+class Failed(Exception):
+    """The step that failed, and why."""
+
+
+def run(job: Job) -> int:
+    """0 when all is well; 2 after a line on stderr that names the cause."""
+    try:
+        _server(job)
+        _segment(job)
+        _spool(job)
+    except (Failed, Unreachable, segment.Invalid, OSError) as error:
+        say(f"test failed: {error}")
+        return 2
+    return 0
+
+
+def _tell(step: str, seconds: float, text: str) -> None:
+    print(f"ok  {step:<10}  {seconds:6.3f} s  {text}", flush=True)
+
+
+def _server(job: Job) -> None:
+    """Key, host key, gate or stock, and whether Barman knows the server."""
+    started = time.monotonic()
+    seen: List[Tuple[str, float, str]] = []
+    stderr = ""
+
+    def listen(text: str) -> None:
+        nonlocal stderr
+        stderr += text
+        for step, pattern in STEPS[len(seen) :]:
+            match = pattern.search(stderr)
+            if match:
+                seen.append((step, time.monotonic() - started, match.group(match.lastindex or 0).lower()))
+
+    answer = Answer()
+    request = archive.of(job).asking(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
+    with Sessions() as sessions:
+        sessions.start(Session(archive.of(job).remote, request, answer.add, answer.end, on_stderr=listen))
+        transport.run(sessions, lambda: False)
+    for step, seconds, text in seen:
+        _tell(step, seconds, text)
+    if answer.error is not None:
+        raise Failed(f"{answer.error}")
+    said = transport.printable(answer.output.decode("utf-8", "replace"))
+    gate = GATE.search(stderr)
+    kind = (
+        f"barman-wal-gate {gate.group(1)}, for {transport.printable(gate.group(2))}"
+        if gate
+        else "no gate: stock Barman"
+    )
+    _tell("server", time.monotonic() - started, f"{said} ({kind})")
+
+
+def _segment(job: Job) -> None:
+    """A real segment, fetched and verified."""
+    names = _candidates(job)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            started = time.monotonic()
+            fetched = os.path.join(folder, name)
+            try:
+                archive.fetch(archive.of(job), name, fetched)
+            except transport.Absent:
+                continue
+            size = os.path.getsize(fetched) // segment.MIB
+            origin = f"system identifier {job.cluster.system_identifier}" if job.cluster else "origin not checked"
+            _tell("segment", time.monotonic() - started, f"{name} fetched and verified: {size} MiB, {origin}")
+            return
+    tried = f"none of {names[-1]} to {names[0]} is there" if names else "there is no segment in pg_wal to ask for"
+    raise Failed(f"no WAL could be fetched from the archive of {job.options.server_name}: {tried}")
+
+
+def _candidates(job: Job) -> List[str]:
+    """The segment that was asked for, or the newest that the cluster itself has, newest first."""
+    if segment.is_segment(job.options.wal_name):
+        return [job.options.wal_name]
+    if job.cluster is None:
+        raise Failed("give the name of a WAL segment, or run it in the data directory of the standby")
+    return list(itertools.islice(cluster.newest_segments(job.cluster), NEWEST_TRIED))
+
+
+def _spool(job: Job) -> None:
+    started = time.monotonic()
+    if job.cluster is None:
+        return
+    if job.spool is None:
+        raise Failed(f"the spool in {job.options.spool_dir} cannot be used")
+    kind = (
+        "a hand-over is a rename"
+        if job.spool.is_beside(job.cluster.path("pg_wal"))
+        else "another filesystem, so it copies"
+    )
+    room = job.spool.room(cluster.segment_size(job.cluster))
+    _tell("spool", time.monotonic() - started, f"{job.options.spool_dir}: room for {room} segments, {kind}")

@@ -1,0 +1,91 @@
+"""barman-wal-restore: one call of PostgreSQL's restore_command, from its arguments to its exit status.
+
+What a spool hit does not need is imported behind it: PostgreSQL waits for this call, segment by segment.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import List, NoReturn, Optional
+
+from walbasin import cluster, policy
+from walbasin.job import Job, say
+from walbasin.options import Options, UsageError, parse
+from walbasin.spool import Refused, Spool
+
+# What the server itself asks for; pg_rewind gives the final name.
+SERVER_DESTINATIONS = ("RECOVERYXLOG", "RECOVERYHISTORY")
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(words: List[str]) -> int:
+    """Carries out one call. Ends by SIGTERM or SIGINT when one of them asks for it, as PostgreSQL expects."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        return _main(words)
+    except Stopped as stopped:
+        signal.signal(stopped.number, signal.SIG_DFL)
+        os.kill(os.getpid(), stopped.number)
+        raise
+
+
+def _stop(number: int, _: Optional[FrameType]) -> NoReturn:
+    # A second signal must not interrupt the cleaning up after the first.
+    signal.signal(number, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _main(words: List[str]) -> int:
+    try:
+        options = parse(words)
+    except UsageError as error:
+        here = cluster.read(os.getcwd())
+        say(f"{error}; nothing was fetched")
+        return _final_status(policy.UNUSABLE, cluster.recovery_mode(here) if here else policy.STANDBY)
+    if options.test:
+        from walbasin import probe
+
+        return probe.run(_job(options))
+    return _serve(_job(options))
+
+
+def _job(options: Options) -> Job:
+    own = cluster.find(options.wal_dest)
+    mode = options.mode or (cluster.recovery_mode(own) if own else policy.STANDBY)
+    spool = None
+    if own is None:
+        say(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
+    elif options.test or os.path.basename(options.wal_dest) in SERVER_DESTINATIONS:
+        try:
+            spool = Spool(options.spool_dir, own, options.barman_host, options.server_name)
+        except Refused as refusal:
+            say(f"{refusal}; fetching without it")
+    return Job(options, own, mode, spool)
+
+
+def _final_status(outcome: str, mode: str) -> int:
+    status = policy.decide(outcome, mode).status
+    return policy.STOP if status is None else status
+
+
+def _serve(job: Job) -> int:
+    if _take_from_spool(job):
+        return policy.STANDBY_STATUS[policy.DELIVERED]
+    from walbasin import retrieval
+
+    return retrieval.run(job)
+
+
+def _take_from_spool(job: Job) -> bool:
+    try:
+        return job.spool is not None and job.spool.take(job.options.wal_name, job.options.wal_dest)
+    except OSError:  # the direct fetch will say what is wrong with the destination
+        return False

@@ -1,0 +1,166 @@
+"""The spool: verified WAL that waits to be asked for.
+
+One folder for each cluster, Barman server and boot, below the spool folder. A segment's name in there is a promise that
+the file was verified for this cluster. Everything is done relative to open folders, so that nothing can be
+exchanged between check and use. The spool can only help: whoever cannot open it fetches directly.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import BinaryIO, Iterable, List, Optional
+
+from walbasin import delivery, segment
+from walbasin.cluster import Cluster
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+UNFINISHED = ".unfinished"
+OUTAGE = "outage"
+SPARE_SEGMENTS = 4
+SPARE_SHARE = 0.05
+
+
+class Refused(Exception):
+    """The spool must not be used; the text says why."""
+
+
+def folder_name(cluster: Cluster, barman_host: str, server: str) -> str:
+    """Device and inode of the data directory tell a restored copy beside its standby from the standby."""
+    origin = f"{cluster.system_identifier}:{cluster.device:x}:{cluster.inode:x}"
+    return f"{origin}:{_quoted(barman_host)}:{_quoted(server)}"
+
+
+def _quoted(text: str) -> str:
+    return "".join(char if char.isalnum() or char in "._-" else f"%{ord(char):02x}" for char in text)
+
+
+def room(free: int, total: int, size: int) -> int:
+    """How many segments fit on a filesystem that must keep the larger of 4 segments and 5 % free (all in bytes)."""
+    return int(max(0, free - max(SPARE_SEGMENTS * size, SPARE_SHARE * total)) // size)
+
+
+def _open_folder(name: str, parent: Optional[int] = None) -> int:
+    """A descriptor of a private folder, made where it is missing. Raises Refused, OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(folder)
+        owner = f"user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+        raise Refused(f"{name} is open to others ({owner}): it must be ours alone, mode 700")
+    return folder
+
+
+class Spool:
+    """An open spool of one cluster."""
+
+    def __init__(self, root: str, cluster: Cluster, barman_host: str, server: str) -> None:
+        """Opens it, and makes it where it is missing. Raises Refused."""
+        try:
+            with open(BOOT_ID, encoding="ascii") as file:
+                boot = file.read().strip()
+            with contextlib.ExitStack() as opened:
+                root_folder = _open_folder(root)
+                opened.callback(os.close, root_folder)
+                of_cluster = _open_folder(folder_name(cluster, barman_host, server), root_folder)
+                opened.callback(os.close, of_cluster)
+                self._folder = _open_folder(boot, of_cluster)
+                # A rename can outlive the data behind it in a power loss, so what a former boot left is void.
+                for former in set(os.listdir(of_cluster)) - {boot}:
+                    _remove_folder(former, of_cluster)
+        except OSError as error:
+            raise Refused(f"spool {root}: {error.strerror}") from error
+
+    def names(self) -> List[str]:
+        """The segments in it, in order."""
+        return sorted(name for name in os.listdir(self._folder) if segment.is_segment(name))
+
+    def take(self, name: str, destination: str) -> bool:
+        """Hand a segment over. False when it is not here. Raises OSError."""
+        try:
+            os.rename(name, destination, src_dir_fd=self._folder)
+        except FileNotFoundError:
+            return False
+        except OSError:  # another filesystem, or a destination that the copy will report on
+            return self._copy_out(name, destination)
+        return True
+
+    def _copy_out(self, name: str, destination: str) -> bool:
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+        try:
+            with delivery.whole_file(destination) as file:
+                while os.sendfile(file.fileno(), source, None, segment.LARGEST):
+                    pass
+        finally:
+            os.close(source)
+        self.discard([name])
+        return True
+
+    def claim(self) -> bool:
+        """Become the one that fills it, until this process ends. False when another is at it."""
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        self.discard(name for name in os.listdir(self._folder) if name.endswith(UNFINISHED))
+        return True
+
+    def begin(self, name: str) -> BinaryIO:
+        """A file to receive a segment into; it is none of the names until `keep`. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name + UNFINISHED, flags, 0o600, dir_fd=self._folder), "r+b")
+
+    def keep(self, name: str) -> None:
+        """What was begun is whole and verified. Raises OSError."""
+        os.rename(name + UNFINISHED, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+    def drop(self, name: str) -> None:
+        """What was begun came to nothing."""
+        self.discard([name + UNFINISHED])
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove files; one that is gone already is no error."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self._folder)
+
+    def room(self, size: int) -> int:
+        """How many segments of `size` bytes may still be put in."""
+        filesystem = os.fstatvfs(self._folder)
+        return room(filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize, size)
+
+    def is_beside(self, folder: str) -> bool:
+        """True when a hand-over to that folder is a rename, not a copy."""
+        return os.fstat(self._folder).st_dev == os.stat(folder).st_dev
+
+    def note_outage(self) -> None:
+        """Barman could not be reached just now."""
+        with contextlib.suppress(OSError), self.begin(OUTAGE) as file:
+            file.write(str(time.monotonic()).encode())
+            self.keep(OUTAGE)
+
+    def end_outage(self) -> None:
+        self.discard([OUTAGE])
+
+    def outage_age(self) -> Optional[float]:
+        """Seconds since Barman was last found unreachable, or None. The clock is the boot's, as the folder is."""
+        try:
+            descriptor = os.open(OUTAGE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            with os.fdopen(descriptor) as file:
+                return time.monotonic() - float(file.read())
+        except (OSError, ValueError):
+            return None
+
+
+def _remove_folder(name: str, parent: int) -> None:
+    """Spool folders hold files only; what cannot be removed is left alone, since nobody reads it."""
+    with contextlib.suppress(OSError):
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            for file in os.listdir(folder):
+                os.unlink(file, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=parent)
