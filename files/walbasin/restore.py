@@ -31,6 +31,11 @@ def main(words: List[str]) -> int:
         signal.signal(number, _stop)
     try:
         return _main(words)
+    except SystemExit:  # -h and -V have printed
+        return 0
+    except Exception as error:  # a mistake of ours must not become a status that PostgreSQL reads as "not there"
+        say(f"internal error, please report it: {type(error).__name__}: {error}")
+        return _final_status(policy.UNKNOWN, _mode_here())
     except Stopped as stopped:
         signal.signal(stopped.number, signal.SIG_DFL)
         os.kill(os.getpid(), stopped.number)
@@ -47,9 +52,8 @@ def _main(words: List[str]) -> int:
     try:
         options = parse(words)
     except UsageError as error:
-        here = cluster.read(os.getcwd())
         say(f"{error}; nothing was fetched")
-        return _final_status(policy.UNUSABLE, cluster.recovery_mode(here) if here else policy.STANDBY)
+        return _final_status(policy.UNUSABLE, _mode_here())
     if options.test:
         from walbasin import probe
 
@@ -69,6 +73,12 @@ def _job(options: Options) -> Job:
         except Refused as refusal:
             say(f"{refusal}; fetching without it")
     return Job(options, own, mode, spool)
+
+
+def _mode_here() -> str:
+    """The mode when the command line could not be read: PostgreSQL's working directory is PGDATA."""
+    here = cluster.read(os.getcwd())
+    return cluster.recovery_mode(here) if here else policy.STANDBY
 
 
 def _final_status(outcome: str, mode: str) -> int:

@@ -31,7 +31,6 @@ def run(job: Job) -> int:
 
 def _attempt(job: Job) -> Tuple[str, str]:
     """The outcome (policy's) of one try, and its cause in words."""
-    name, destination = job.options.wal_name, job.options.wal_dest
     try:
         _fetch(job)
         return policy.DELIVERED, ""
@@ -42,9 +41,7 @@ def _attempt(job: Job) -> Tuple[str, str]:
     except segment.Invalid as error:
         return policy.INVALID, str(error)
     except OSError as error:
-        return policy.UNUSABLE, f"cannot write {destination}: {error.strerror}"
-    except Exception as error:  # a mistake of ours must not become a status that PostgreSQL reads as "not there"
-        return policy.UNKNOWN, f"internal error on {name}, please report it: {type(error).__name__}: {error}"
+        return policy.UNUSABLE, f"cannot write {job.options.wal_dest}: {error.strerror}"
 
 
 def _fetch(job: Job) -> None:

@@ -1,0 +1,29 @@
+"""Where the two scripts beside this package start it: `restore` or `gate`, and the arguments of that program."""
+
+import os
+import sys
+from typing import List
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# The shell script beside us takes it off again. Python's own failures end with 1, which PostgreSQL reads as "not there".
+RESTORE_OFFSET = 100
+
+
+def _restore(words: List[str]) -> int:
+    from walbasin import policy
+    from walbasin.restore import main
+
+    status = main(words)
+    return status if status == policy.STOP else RESTORE_OFFSET + status
+
+
+def _gate(words: List[str]) -> int:
+    from walbasin.gate import main
+
+    return main(words)
+
+
+if __name__ == "__main__":
+    program, *arguments = sys.argv[1:]
+    sys.exit({"restore": _restore, "gate": _gate}[program](arguments))
