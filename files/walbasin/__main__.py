@@ -6,7 +6,7 @@ from typing import List
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# The shell script beside us takes it off again. Python's own failures end with 1, which PostgreSQL reads as "not there".
+# The shell script beside us takes it off again. Python's own failures end with 1, which PostgreSQL reads as "absent".
 RESTORE_OFFSET = 100
 
 

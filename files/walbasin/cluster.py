@@ -49,7 +49,7 @@ def settings(text: str) -> Dict[str, str]:
     """name -> value of a configuration file in postgresql.conf's grammar (guc-file.l); the last line wins."""
     found = {}
     for line in text.splitlines():
-        match = re.match(r"\s*([A-Za-z_][\w.]*)\s*(?:=\s*|\s)('(?:[^'\\]|''|\\.)*'|[^\s#']+)", line)
+        match = re.match(r"\s*([A-Za-z_][\w.]*)\s*(?:=\s*|\s)('(?:[^'\\]|''|\\.)*'|[^\s#'=]+)", line)
         if match:
             name, value = match.groups()
             if value.startswith("'"):

@@ -80,14 +80,15 @@ class Spool:
     def take(self, name: str, destination: str) -> bool:
         """Hand a segment over. False when it is not here. Raises OSError."""
         try:
-            os.rename(name, destination, src_dir_fd=self._folder)
+            self._hand_over(name, destination)
         except FileNotFoundError:
             return False
-        except OSError:  # another filesystem, or a destination that the copy will report on
-            return self._copy_out(name, destination)
         return True
 
-    def _copy_out(self, name: str, destination: str) -> bool:
+    def _hand_over(self, name: str, destination: str) -> None:
+        with contextlib.suppress(OSError):  # another filesystem, or a destination that the copy will report on
+            os.rename(name, destination, src_dir_fd=self._folder)
+            return
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         try:
             with delivery.whole_file(destination) as file:
@@ -96,7 +97,6 @@ class Spool:
         finally:
             os.close(source)
         self.discard([name])
-        return True
 
     def claim(self) -> bool:
         """Become the one that fills it, until this process ends. False when another is at it."""
