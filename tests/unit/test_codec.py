@@ -1,0 +1,105 @@
+import bz2
+import gzip
+import io
+import itertools
+import lzma
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from walbasin import segment
+from walbasin.codec import Sink, Undecodable
+
+from tests.by_hand import MIB
+from tests.by_hand import segment as segment_file
+
+WAL = segment_file("000000010000000000000001")
+HISTORY = b"1\t0/5000148\tno recovery target specified\n"
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+def received(*chunks: bytes) -> tuple[Sink, bytes]:
+    """What a sink made of a whole file that came in these pieces."""
+    file = io.BytesIO()
+    sink = Sink(file)
+    for chunk in chunks:
+        sink.write(chunk)
+    sink.finish()
+    return sink, file.getvalue()
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+@pytest.mark.parametrize("content", [WAL, HISTORY], ids=["segment", "history"])
+def test_a_file_arrives_whole_in_whatever_form_it_is_stored(form: str, content: bytes) -> None:
+    sink, written = received(COMPRESS[form](content))
+    assert written == content
+    assert (sink.length, sink.header) == (len(content), content[: segment.LONG_HEADER.size])
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+@given(cuts=st.lists(st.integers(0, 300), max_size=8).map(sorted))
+def test_it_does_not_matter_in_which_pieces_it_comes(form: str, cuts: list[int]) -> None:
+    stored = COMPRESS[form](WAL[:200])
+    pieces = [stored[start:end] for start, end in itertools.pairwise([0, *cuts, None])]
+    sink, written = received(*filter(None, pieces))
+    assert written == WAL[:200]
+    assert sink.header == WAL[: segment.LONG_HEADER.size]
+
+
+@pytest.mark.parametrize("content", [b"", b"1", b"1\t0/100"])
+def test_a_file_shorter_than_any_magic_passes(content: bytes) -> None:
+    assert received(content)[1] == content
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_compressed_file_that_ends_too_early_is_refused(form: str, share: float) -> None:
+    stored = COMPRESS[form](WAL[:4096])
+    end = max(8, int(len(stored) * share))
+    with pytest.raises(segment.Invalid):
+        received(stored[:end])
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("is_apart", [False, True], ids=["with the last bytes", "on its own"])
+def test_more_behind_the_end_of_a_compressed_file_is_refused(form: str, is_apart: bool) -> None:
+    stored = COMPRESS[form](WAL)
+    with pytest.raises(segment.Invalid):
+        received(*((stored, b"more") if is_apart else (stored + b"more",)))
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+def test_a_damaged_compressed_file_is_refused(form: str) -> None:
+    stored = bytearray(COMPRESS[form](WAL))
+    for place in range(len(stored) // 2, len(stored) // 2 + 16):
+        stored[place] ^= 0xFF
+    with pytest.raises(segment.Invalid, match="damaged"):
+        received(bytes(stored))
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\x28\xb5\x2f\xfd\x04\x00\x00\x00", "zstd"),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7\x00", "lz4"),
+        (b"\xff\x06\x00\x00sNaPpY", "snappy"),
+        (b"\x85\x02\x0c\x03\xaa\xbb\xcc\xdd", "GPG"),
+        (b"\x84\x5e\x03\xaa\xbb\xcc\xdd\xee", "GPG"),
+        (b"-----BEGIN PGP MESSAGE-----\n", "GPG"),
+    ],
+)
+def test_a_form_that_python_cannot_undo_is_named(start: bytes, kind: str) -> None:
+    with pytest.raises(Undecodable, match=kind):
+        received(start + bytes(1000))
+
+
+def test_nothing_longer_than_the_largest_segment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "LARGEST", MIB)
+    with pytest.raises(segment.Invalid, match="longer than any"):
+        received(gzip.compress(bytes(2 * MIB)))

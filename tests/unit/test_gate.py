@@ -1,0 +1,48 @@
+import pytest
+from walbasin import gate
+from walbasin.getwal import Refused
+
+SEGMENT = "000000010000000000000001"
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        (f"barman get-wal 'angus' '{SEGMENT}'", ["barman", "get-wal", "angus", SEGMENT]),
+        (
+            f"barman get-wal --peek '8' 'angus' '{SEGMENT}'",
+            ["barman", "get-wal", "--peek", "8", "angus", SEGMENT],
+        ),
+        (
+            "barman get-wal --gzip --partial 'berta' '00000002.history'",
+            ["barman", "get-wal", "--gzip", "--partial", "berta", "00000002.history"],
+        ),
+    ],
+)
+def test_wal_of_the_servers_on_the_key_is_served(line: str, command: list[str]) -> None:
+    assert gate.barman_command(line, ["angus", "berta"], "") == command
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("", "opens no shell"),
+        (f"barman get-wal 'clara' '{SEGMENT}'", "server 'clara'"),
+        (f"barman get-wal 'angus,berta' '{SEGMENT}'", "server 'angus,berta'"),
+        (f"barman get-wal '../angus' '{SEGMENT}'", "server '../angus'"),
+        (f"barman get-wal 'ANGUS' '{SEGMENT}'", "server 'ANGUS'"),
+        (f"barman get-wal 'all' '{SEGMENT}'", "server 'all'"),
+        (f"barman --config /tmp/evil.conf get-wal 'angus' '{SEGMENT}'", "configuration '/tmp/evil.conf'"),
+        ("cat /etc/passwd", "only barman get-wal"),
+    ],
+)
+def test_everything_else_is_refused_with_the_cause(line: str, cause: str) -> None:
+    with pytest.raises(Refused, match=cause):
+        gate.barman_command(line, ["angus", "berta"], "")
+
+
+@pytest.mark.parametrize("asked", ["", "--config /etc/b2.conf "])
+def test_the_configuration_is_the_keys_not_the_clients(asked: str) -> None:
+    line = f"barman {asked}get-wal 'angus' '{SEGMENT}'"
+    command = ["barman", "--config", "/etc/b2.conf", "get-wal", "angus", SEGMENT]
+    assert gate.barman_command(line, ["angus"], "/etc/b2.conf") == command
