@@ -1,6 +1,6 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration molecule test demo dist clean
+.PHONY: help setup engine lint unit integration molecule test demo destroy dist
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -36,3 +36,6 @@ molecule: setup engine ## one Molecule scenario: make molecule SCENARIO=default
 
 demo: setup engine ## the story of two outages; KEEP=1 keeps the lab
 	@KEEP=$(KEEP) molecule/shared/demo
+
+destroy: ## remove the lab that KEEP=1 left behind
+	@ansible-playbook --inventory molecule/shared/inventory molecule/shared/destroy.yml
