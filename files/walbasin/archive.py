@@ -158,3 +158,21 @@ def holds_beyond(archive: Archive, missing: str, size: int) -> Optional[str]:
     if not found and any(answer.error for answer in answers):
         raise next(answer.error for answer in answers if answer.error)
     return min(found, default=None)
+
+
+def switch_position(archive: Archive, name: str, size: int) -> int:
+    """The segment in which the timeline of segment `name` branched off, counted in segments; 0 when it has no history.
+
+    Before PostgreSQL 13 segments of its ancestors are asked for on the new timeline first, and its history
+    may not be in pg_wal yet. Raises Unreachable, segment.Invalid.
+    """
+    history, answer = f"{segment.timeline(name):08X}.history", Answer()
+    with Sessions() as sessions:
+        request = archive.asking(history, compression="", keep_compression=False)
+        sessions.start(Session(archive.remote, request, answer.add, answer.end))
+        transport.run(sessions, lambda: False)
+    if isinstance(answer.error, Absent):
+        return 0
+    if answer.error is not None:
+        raise answer.error
+    return segment.history(history, answer.output)[-1][1] // size

@@ -15,10 +15,11 @@ DELIVERED = "delivered"
 ABSENT = "absent"  # the archive answered: not there
 HOLE = "hole"  # not there, but the archive holds what comes after it
 UNKNOWN = "unknown"  # could not find out
+NOT_TRIED = "not tried"  # nor was it tried: Barman could not be reached a moment ago
 INVALID = "invalid"  # what came failed verification
 UNUSABLE = "unusable"  # wrong usage, or a destination that cannot be written
 
-STANDBY_STATUS = {DELIVERED: 0, ABSENT: 1, HOLE: 1, UNKNOWN: 2, INVALID: 3, UNUSABLE: 4}
+STANDBY_STATUS = {DELIVERED: 0, ABSENT: 1, HOLE: 1, UNKNOWN: 2, NOT_TRIED: 2, INVALID: 3, UNUSABLE: 4}
 STOP = 200
 LONGEST_PAUSE = 60.0
 

@@ -9,6 +9,11 @@ from walbasin.codec import Undecodable
 from walbasin.job import Job, say
 from walbasin.transport import Absent, Unreachable
 
+
+class NotTried(Unreachable):
+    """Barman could not be reached a moment ago, so it was not asked again."""
+
+
 # A promotion asks four times: with Barman dead only the first of them waits.
 OUTAGE_SECONDS = 15
 STEP = 0.2
@@ -36,6 +41,8 @@ def _attempt(job: Job) -> Tuple[str, str]:
         return policy.DELIVERED, ""
     except Absent:
         return _absent(job)
+    except NotTried as error:
+        return policy.NOT_TRIED, str(error)
     except Unreachable as error:
         return policy.UNKNOWN, str(error)
     except segment.Invalid as error:
@@ -50,7 +57,7 @@ def _fetch(job: Job) -> None:
     if spool is not None and job.mode == policy.STANDBY:
         age = spool.outage_age()
         if age is not None and age < OUTAGE_SECONDS:
-            raise Unreachable(f"not tried, {options.barman_host} could not be reached {age:.0f} s ago")
+            raise NotTried(f"not tried, {options.barman_host} could not be reached {age:.0f} s ago")
     ahead = None
     is_wanted_ahead = options.parallel > 1 and segment.is_segment(options.wal_name)
     if spool is not None and job.cluster is not None and is_wanted_ahead and spool.claim():
@@ -92,9 +99,11 @@ def _absent(job: Job) -> Tuple[str, str]:
         return policy.ABSENT, ""  # it belongs to a parent of this timeline, and will be asked for there
     try:
         later = archive.holds_beyond(archive.of(job), name, size)
-    except Unreachable as error:
+        if later is None or segment.position(name, size) < archive.switch_position(archive.of(job), name, size):
+            return policy.ABSENT, ""
+    except (Unreachable, segment.Invalid) as error:
         return policy.UNKNOWN, f"not in the archive, and whether it is a hole cannot be found out: {error}"
-    return (policy.HOLE, f"the archive has a hole here: it holds {later}") if later else (policy.ABSENT, "")
+    return policy.HOLE, f"the archive has a hole here: it holds {later}"
 
 
 def _report(job: Job, outcome: str, detail: str, verdict: policy.Verdict) -> None:

@@ -6,6 +6,7 @@ from walbasin.policy import (
     DELIVERED,
     HOLE,
     INVALID,
+    NOT_TRIED,
     RECOVERY,
     STANDBY,
     UNKNOWN,
@@ -14,7 +15,7 @@ from walbasin.policy import (
     decide,
 )
 
-OUTCOMES = [DELIVERED, ABSENT, HOLE, UNKNOWN, INVALID, UNUSABLE]
+OUTCOMES = [DELIVERED, ABSENT, HOLE, UNKNOWN, NOT_TRIED, INVALID, UNUSABLE]
 SLEEP = 7.0
 
 
@@ -25,6 +26,7 @@ SLEEP = 7.0
         (ABSENT, Verdict(1)),
         (HOLE, Verdict(1)),
         (UNKNOWN, Verdict(2, SLEEP)),
+        (NOT_TRIED, Verdict(2)),
         (INVALID, Verdict(3, SLEEP)),
         (UNUSABLE, Verdict(4)),
     ],
