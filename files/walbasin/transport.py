@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import selectors
 import subprocess
 import time
@@ -16,6 +17,8 @@ CHUNK = 1 << 20
 STDERR_KEPT = 4096
 # ssh's own failures; a remote command that ends so is indistinguishable from them.
 SSH_FAILED = 255
+# What ssh adds on stderr when it is verbose, around what matters.
+CHATTER = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: ")
 
 
 class Unreachable(Exception):
@@ -73,7 +76,7 @@ def printable(text: str) -> str:
 
 def cause(status: int, stderr: str, host: str) -> Unreachable:
     """What made a session fail that ended with `status` (negative: a signal) and said `stderr`."""
-    lines = [line for line in map(printable, stderr.splitlines()) if line]
+    lines = [line for line in map(printable, stderr.splitlines()) if line and not CHATTER.match(line)]
     said = lines[-1] if lines else "it said nothing"
     if status == SSH_FAILED:
         return Unreachable(f"ssh to {host} failed: {said}", is_connection=True)
