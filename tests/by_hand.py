@@ -48,8 +48,7 @@ def segment(name: str, system_identifier: int = OURS, size: int = MIB, timeline:
     """A whole segment `name`; timeline is that of its first page, if it is not the name's."""
     address = (int(name[8:16], 16) << 32) + int(name[16:24], 16) * size
     start = header(timeline or int(name[:8], 16), address, system_identifier, size)
-    body = b"".join(number(block, 4) for block in range((size - len(start)) // 4))
-    return start + body
+    return (start + bytes(range(256)) * (size // 256))[:size]
 
 
 def data_directory(folder: Path, version: int = 15, system_identifier: int = OURS, *files: str) -> Path:

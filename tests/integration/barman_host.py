@@ -1,0 +1,225 @@
+"""A Barman host: a real sshd on loopback, a real Barman behind it, and ways to disturb the two."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from .account import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_port, give, start, wait_until
+
+FILES = Path(__file__).parents[2] / "files"
+
+# Every request is noted. `drop` and `slow` hold the name of a file: once dropped is the connection that asks for it,
+# and slow is the answer that begins and does not come to its end.
+BARMAN = """#!/bin/sh
+cd {folder}
+for word; do name=$word; done
+echo "$*" >>requests
+case " $* " in *" --peek "*) exec {barman} -c {folder}/barman.conf "$@" ;; esac
+if [ "$(cat drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/comm; then
+    rm drop
+    kill -9 $PPID
+    exit
+fi
+if [ "$(cat slow 2>/dev/null)" = "$name" ]; then
+    {barman} -c {folder}/barman.conf "$@" | {{
+        head -c 1000000
+        while sleep 0.2; do printf x || exit; done
+    }}
+    exit
+fi
+exec {barman} -c {folder}/barman.conf "$@"
+"""
+
+# As `barman` in the ssh key's own words: whatever comes, it says and ends with what the test has written down.
+LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
+
+SSHD = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PermitRootLogin prohibit-password
+PidFile none
+Subsystem sftp internal-sftp
+SetEnv PATH={folder}/bin:/usr/bin:/bin
+"""
+
+SERVER = """
+[{name}]
+description = {name}
+conninfo = host=127.0.0.1 port={port} user={user} dbname=postgres
+backup_method = postgres
+streaming_conninfo = host=127.0.0.1 port={port} user={user} dbname=postgres
+archiver = on
+"""
+
+CLIENT = """
+Host {alias}
+    HostName 127.0.0.1
+    Port {port}
+    IdentityFile {key}
+    UserKnownHostsFile {known_hosts}
+"""
+
+COMMON = """
+Host *
+    IdentitiesOnly yes
+    IdentityAgent none
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+"""
+
+
+class BarmanHost:
+    """`gate` and `stock` are the names of the two kinds of Barman host for ssh; a handful of others has faults."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.client = folder / "client"
+        self.port = free_port()
+        self.primary_port = free_port()
+        self.servers: list[str] = []
+        for each in (folder, self.home, self.client, folder / "bin", folder / "barman.d"):
+            each.mkdir(mode=0o755)
+        self._write_barman()
+        self._write_keys()
+        self._sshd: subprocess.Popen[str] | None = None
+
+    def _write_barman(self) -> None:
+        wrapper = self.folder / "bin" / "barman"
+        wrapper.write_text(BARMAN.format(folder=self.folder, barman=VENV / "barman"))
+        wrapper.chmod(0o755)
+        (self.folder / "barman.conf").write_text(
+            f"[barman]\nbarman_user = {ME}\nbarman_home = {self.home}\nlog_file = {self.home}/barman.log\n"
+            f"configuration_files_directory = {self.folder}/barman.d\n"
+        )
+        install(self.folder / "lib")
+
+    def _write_keys(self) -> None:
+        for key in ("host_key", "other_host_key", "client/gate", "client/stock", "client/liar", "client/stranger"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key], check=True)
+        host, other = ((self.folder / f"{key}.pub").read_text() for key in ("host_key", "other_host_key"))
+        (self.client / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}")
+        (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
+        self._write_client("ssh_config", self.port)
+        self._write_client("unplugged", free_port())
+        give(self.client)
+        self._authorize()
+
+    def _write_client(self, name: str, port: int) -> None:
+        """An ssh_config; `unplugged` is one in which no host answers, so that what is delivered was there before."""
+        aliases = {
+            "gate": (port, "gate", "known_hosts"),
+            "stock": (port, "stock", "known_hosts"),
+            "liar": (port, "liar", "known_hosts"),
+            "stranger": (port, "stranger", "known_hosts"),
+            "changed": (port, "stock", "other_hosts"),
+            "refused": (free_port(), "stock", "known_hosts"),
+        }
+        text = "".join(
+            CLIENT.format(alias=alias, port=port, key=self.client / key, known_hosts=self.client / known_hosts)
+            for alias, (port, key, known_hosts) in aliases.items()
+        )
+        (self.client / name).write_text(text + COMMON)
+
+    def _authorize(self) -> None:
+        """The gate's key is for all servers there are; sshd reads the file at every connection."""
+
+        def public(name: str) -> str:
+            return (self.client / f"{name}.pub").read_text()
+
+        servers = " ".join(self.servers) or "none"
+        gate = self.folder / "lib" / "barman-wal-gate"
+        liar = LIAR.format(folder=self.folder).replace('"', r"\"")
+        (self.folder / "authorized_keys").write_text(
+            f'restrict,from="127.0.0.1",command="{gate} {servers}" {public("gate")}'
+            f"{public('stock')}"
+            f'command="{liar}" {public("liar")}'
+        )
+
+    def start(self) -> None:
+        if IS_ROOT:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        configuration = self.folder / "sshd_config"
+        configuration.write_text(SSHD.format(port=self.port, folder=self.folder))
+        log = (self.folder / "sshd.log").open("w")
+        self._sshd = start(
+            ["/usr/sbin/sshd", "-D", "-e", "-f", configuration], self.folder, as_postgres=False, stdout=log, stderr=log
+        )
+        wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
+
+    def end(self) -> None:
+        if self._sshd is not None:
+            self._sshd.terminate()
+            self._sshd.wait(timeout=10)
+
+    def add_server(self, name: str) -> Path:
+        """A server in Barman's configuration, with an empty archive. Returns the folder of its WAL."""
+        text = SERVER.format(name=name, port=self.primary_port, user=POSTGRES)
+        (self.folder / "barman.d" / f"{name}.conf").write_text(text)
+        for folder in ("wals", "incoming", "streaming", "base", "errors"):
+            (self.home / name / folder).mkdir(parents=True)
+        self.servers.append(name)
+        self._authorize()
+        return self.home / name / "wals"
+
+    def put(self, server: str, name: str, content: bytes) -> None:
+        """Lay a file into a server's archive, where Barman looks for it."""
+        folder = self.home / server / "wals"
+        if not name.endswith(".history"):
+            folder = folder / name[:16]
+            folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    def file(self, server: str, name: str) -> Path:
+        return next((self.home / server).rglob(name))
+
+    def run_barman(self, *words: str) -> str:
+        done = subprocess.run(
+            [VENV / "barman", "-c", self.folder / "barman.conf", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def lie(self, text: str, status: int) -> None:
+        """What the host `liar` says on stdout, and ends with."""
+        (self.folder / "lie").write_text(text)
+        (self.folder / "status").write_text(str(status))
+
+    def drop(self, wal_name: str) -> None:
+        """The next connection that asks for this file breaks."""
+        (self.folder / "drop").write_text(wal_name)
+
+    def slow(self, wal_name: str) -> None:
+        """The answer to whoever asks for this file begins, and never ends."""
+        (self.folder / "slow").write_text(wal_name)
+
+    def calm(self) -> None:
+        for name in ("drop", "slow"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def requests(self) -> list[str]:
+        """What Barman was asked for since the last call of this."""
+        file = self.folder / "requests"
+        if not file.exists():
+            return []
+        lines = file.read_text().splitlines()
+        file.unlink()
+        return lines
+
+
+def install(folder: Path) -> Path:
+    """What the role installs, in a folder that every user can read. Returns the fetcher."""
+    shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "interpreter").write_text(f"{PYTHON}\n")
+    return folder / "barman-wal-restore"

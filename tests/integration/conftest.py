@@ -1,0 +1,147 @@
+"""One Barman host and one primary for all tests, made once; a data directory of its own for each test."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import by_hand
+
+from .account import give, processes, wait_until
+from .barman_host import BarmanHost, install
+from .postgres import Server
+from .standby import Standby
+
+RESTORE_POINT = "before_the_mistake"
+ROWS_EACH = 100
+SEGMENTS = 24
+
+
+class Primary(NamedTuple):
+    """What angus has written: a base backup from before, and the names of its archived segments in order."""
+
+    server: Server
+    base: Server
+    system_identifier: int
+    segments: list[str]
+    rows: int
+    rows_at_restore_point: int
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Readable by everybody, which pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="walbasin-", ignore_cleanup_errors=True) as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+        wait_until(lambda: not processes([path]), "nothing is left running", 15)
+
+
+@pytest.fixture(scope="session")
+def barman(folder: Path) -> Iterator[BarmanHost]:
+    host = BarmanHost(folder / "barman")
+    host.start()
+    yield host
+    host.end()
+
+
+@pytest.fixture(autouse=True)
+def calm(request: pytest.FixtureRequest) -> None:
+    """No test inherits the disturbances of the one before."""
+    if "barman" in request.fixturenames:
+        host: BarmanHost = request.getfixturevalue("barman")
+        host.calm()
+        host.requests()
+
+
+@pytest.fixture(scope="session")
+def fetcher(folder: Path) -> Path:
+    return install(folder / "lib")
+
+
+@pytest.fixture(scope="session")
+def angus(folder: Path, barman: BarmanHost) -> Iterator[Primary]:
+    """A primary that has archived some dozens of segments to Barman, each with rows of its own."""
+    barman.add_server("angus")
+    incoming = give(barman.home / "angus" / "incoming")
+    own = give_folder(folder / "angus")
+    server = Server(own / "main")
+    server.port = barman.primary_port
+    server.create()
+    server.configure(
+        wal_level="replica",
+        archive_mode="on",
+        archive_command=f"cp %p {own}/unfinished && mv {own}/unfinished {incoming}/%f",
+    )
+    server.start()
+    try:
+        yield _live(server, own, barman)
+    finally:
+        server.end()
+
+
+def give_folder(path: Path) -> Path:
+    path.mkdir(mode=0o755)
+    return give(path)
+
+
+def _live(server: Server, own: Path, barman: BarmanHost) -> Primary:
+    server.sql("CREATE TABLE t (n integer)")
+    server.program(
+        "pg_basebackup", "-D", own / "base", "-h", "127.0.0.1", "-p", str(server.port), "-X", "none", "-c", "fast"
+    )
+    for number in range(SEGMENTS):
+        if number == SEGMENTS // 2:
+            server.sql(f"SELECT pg_create_restore_point('{RESTORE_POINT}')")
+        server.sql(f"INSERT INTO t SELECT generate_series(1, {ROWS_EACH})")
+        last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    wait_until(lambda: server.sql("SELECT last_archived_wal FROM pg_stat_archiver") == last, "archiving")
+    barman.run_barman("archive-wal", "angus")
+    archived = sorted(path.name for path in (barman.home / "angus" / "wals").rglob("0*"))
+    return Primary(
+        server,
+        Server(own / "base"),
+        int(server.control("Database system identifier")),
+        [name for name in archived if len(name) == 24],
+        ROWS_EACH * SEGMENTS,
+        ROWS_EACH * (SEGMENTS // 2),
+    )
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A word of the test's own, for its servers and folders."""
+    return re.sub(r"\W+", "_", request.node.name)[:60].strip("_")
+
+
+@pytest.fixture
+def place(folder: Path, name: str) -> Path:
+    """A folder for one test, which postgres can write."""
+    return Path(give(Path(tempfile.mkdtemp(prefix=f"{name[:20]}-", dir=folder))))
+
+
+@pytest.fixture
+def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary) -> Callable[..., Standby]:
+    """Data directories made by hand, of angus's cluster."""
+
+    def make(*signals: str, version: int = 15) -> Standby:
+        data = by_hand.data_directory(place / "main", version, angus.system_identifier, *signals)
+        give(data)
+        return Standby(place, data, fetcher, barman)
+
+    return make
+
+
+@pytest.fixture
+def chris(make_standby: Callable[..., Standby]) -> Standby:
+    return make_standby("standby.signal")
+
+
+@pytest.fixture
+def recovering(make_standby: Callable[..., Standby]) -> Standby:
+    """A point-in-time recovery."""
+    return make_standby("recovery.signal")

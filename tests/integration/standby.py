@@ -1,0 +1,76 @@
+"""A standby as the fetcher sees it: a data directory, and calls as PostgreSQL makes them."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from .account import ME, give, start
+from .barman_host import BarmanHost
+
+DESTINATION = "pg_wal/RECOVERYXLOG"
+
+
+class Call(NamedTuple):
+    """What a call of the fetcher came to."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stderr.splitlines()
+
+
+class Standby:
+    """`data` is a PGDATA; no server runs on it."""
+
+    def __init__(self, folder: Path, data: Path, fetcher: Path, barman: BarmanHost) -> None:
+        self.folder = folder
+        self.data = data
+        self.fetcher = fetcher
+        self.barman = barman
+        self.spool = folder / "spool"
+
+    def signal(self, name: str) -> None:
+        """Make it a standby, or a point-in-time recovery."""
+        (self.data / name).touch()
+        give(self.data / name)
+
+    def start(
+        self,
+        wal_name: str,
+        *options: str,
+        host: str = "stock",
+        server: str = "angus",
+        destination: str | Path = DESTINATION,
+        ssh_config: str = "ssh_config",
+        cwd: Path | None = None,
+        as_postgres: bool = True,
+    ) -> "subprocess.Popen[str]":
+        command = [
+            *(self.fetcher, "--ssh-config", self.barman.client / ssh_config, "--spool-dir", self.spool, "-U", ME),
+            *(*options, host, server, wal_name, destination),
+        ]
+        return start(command, cwd or self.data, as_postgres)
+
+    def fetch(self, wal_name: str, *options: str, **where: object) -> Call:
+        started = time.monotonic()
+        process = self.start(wal_name, *options, **where)  # type: ignore[arg-type]
+        stdout, stderr = process.communicate(timeout=120)
+        return Call(process.returncode, stdout, stderr, time.monotonic() - started)
+
+    def delivered(self, destination: str = DESTINATION) -> bytes:
+        """What lies under the destination; it is taken away, as PostgreSQL does."""
+        file = self.data / destination
+        content = file.read_bytes()
+        file.unlink()
+        return content
+
+    def pg_wal(self) -> list[str]:
+        return sorted(path.name for path in (self.data / "pg_wal").iterdir())
+
+    def spooled(self) -> list[str]:
+        return sorted(path.name for path in self.spool.rglob("*") if path.is_file())
