@@ -1,0 +1,111 @@
+"""Bad input: each is refused with a message that says what to do, and nothing is changed.
+
+One run, a host for each. The lab has the refusals that need real servers (molecule/shared/verify_refusals.yml).
+"""
+
+import getpass
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import pytest
+
+from tests.standby_role import ROOT
+
+# Some three hundred tasks, a process each.
+pytestmark = pytest.mark.timeout(600)
+
+USER = getpass.getuser()
+
+# What was wrong -> what a user set, the version and the files of the data directory, and the words of the refusal.
+REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
+    "missing": ({"standby_barman_server": None}, "15", {}, "missing required arguments: standby_barman_server"),
+    "choice": ({"standby_compression": "lz4"}, "15", {}, "standby_compression must be one of: none, gzip, bzip2"),
+    "misspelt": (
+        {"standby_barman_sever": "angus"},
+        "15",
+        {},
+        "The role has no standby_barman_sever .* Correct the spell",
+    ),
+    "shell": ({"standby_barman_server": "a; b"}, "15", {}, "standby_barman_server: a; b .* may only have letters"),
+    "from": (
+        {"standby_key_from": ['1.2.3.4"']},
+        "15",
+        {},
+        'standby_key_from: 1.2.3.4\\\\" .* must be a list of addresses',
+    ),
+    "stranger": ({"standby_barman_host": "nobody"}, "15", {}, "nobody is not in the inventory"),
+    "first-use": ({"standby_barman_managed": False}, "15", {}, "set standby_barman_host_key"),
+    "nowhere": ({}, "", {}, "nowhere has no PG_VERSION, so it is no data directory"),
+    "several": ({"standby_data_directory": ""}, "15", {}, "several has several clusters: .*set standby_data_directory"),
+    "old": ({}, "9.6", {}, "is of PostgreSQL 9.6; the role supports 10 and later"),
+    "leftover": ({}, "15", {"recovery.conf": ""}, "leftover/recovery.conf .* does not start while it is there"),
+    "pitr": ({}, "15", {"recovery.signal": ""}, r"point-in-time recovery \(recovery.signal without standby.signal"),
+    "pitr11": ({}, "11", {"recovery.conf": "standby_mode = off\n"}, "recovery.conf without standby_mode = on"),
+    "primary": ({}, "15", {}, "primary is no standby: .* was last used as a primary"),
+    "inside": (
+        {"standby_spool_dir": "{{ standby_data_directory }}/spool"},
+        "15",
+        {"standby.signal": ""},
+        "inside/spool on inside is inside the data directory",
+    ),
+}
+
+
+def inventory(folder: Path) -> Dict[str, Any]:
+    standbys = {}
+    for name, (variables, version, files, _) in REFUSALS.items():
+        data = folder / name
+        (data / "pg_wal").mkdir(parents=True)
+        for file, text in ({"PG_VERSION": f"{version}\n"} if version else {}).items() | files.items():
+            (data / file).write_text(text, encoding="utf-8")
+        known = {"standby_barman_server": "angus", "standby_data_directory": str(data), **variables}
+        standbys[name] = {name: value for name, value in known.items() if value is not None}
+    common = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "standby_barman_host": "barman",
+        "standby_postgres_user": USER,
+    }
+    return {"standbys": {"hosts": standbys, "vars": common}, "barmans": {"hosts": {"barman": {}}}}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What ansible-playbook said, with the whole crowd of hosts."""
+    folder = tmp_path_factory.mktemp("refusals")
+    tools = folder / "bin"
+    tools.mkdir()
+    clusters = [f"{folder}/pitr", f"{folder}/old"]
+    lines = [f"echo 15 main 5432 down {USER} {data} /log" for data in clusters]
+    (tools / "pg_lsclusters").write_text("\n".join(["#!/bin/sh", *lines]), encoding="utf-8")
+    (tools / "pg_lsclusters").chmod(0o755)
+    play = [{"hosts": "standbys", "gather_facts": False, "roles": ["walbasin.barman.standby"]}]
+    (folder / "site.yml").write_text(json.dumps(play), encoding="utf-8")
+    (folder / "hosts.json").write_text(json.dumps(inventory(folder)), encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", folder / "hosts.json", "-f", "16", folder / "site.yml"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return ran.stdout
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_bad_input_is_refused_in_words(output: str, name: str) -> None:
+    refusals = re.findall(rf"^(?:fatal|failed): \[{name}\].*", output, re.MULTILINE)
+    assert len(refusals) == 1, output
+    assert re.search(REFUSALS[name][3], refusals[0]), refusals[0]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_nothing_is_changed(output: str, name: str) -> None:
+    assert re.search(rf"^{name} +: ok=\d+ +changed=0 +unreachable=[01] +failed=[01] ", output, re.MULTILINE), output

@@ -1,0 +1,150 @@
+"""What the templates make of the role's variables, for each kind of PostgreSQL."""
+
+from typing import Any, Dict, List
+
+import pytest
+
+from tests.standby_role import cluster, render, value_of
+
+COMMAND = (
+    "/usr/local/bin/barman-wal-restore --ssh-config /etc/walbasin/angus/ssh_config"
+    " --spool-dir /var/lib/postgresql/15/walbasin_main -p 8 -s 10 barman angus %f %p"
+)
+MARK = "# Written by Ansible (walbasin.barman.standby) from here on; the lines above are kept."
+
+
+def test_restore_command_is_the_classic_line() -> None:
+    assert value_of("__standby_restore_command", **cluster()) == COMMAND
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"standby_parallel": 0, "standby_sleep": 0}, "-p 0 -s 0 barman angus"),
+        ({"standby_compression": "gzip"}, "-z -p"),
+        ({"standby_compression": "bzip2"}, "-j -p"),
+        ({"standby_keep_compression": True}, "--keep-compression -p"),
+        ({"standby_partial": True}, "-P -p"),
+        ({"standby_barman_user": "backup"}, "-U backup -p"),
+        ({"standby_barman_config": "/etc/b 2.conf"}, "-c '/etc/b 2.conf' -p"),
+        ({"standby_spool_dir": "/wal/100% ours"}, "--spool-dir '/wal/100%% ours' -p"),
+    ],
+)
+def test_restore_command_has_what_the_variables_say(variables: Dict[str, Any], words: str) -> None:
+    line = value_of("__standby_restore_command", **cluster(), **variables)
+    assert f" {words} " in line
+    assert line.endswith(" barman angus %f %p")
+
+
+CONNINFO = {"standby_primary_conninfo": r"host=angus password='it\'s'", "standby_primary_slot_name": "chris"}
+SHARED = [f"restore_command = '{COMMAND}'", "recovery_target_timeline = 'latest'"]
+SHARED_CONNINFO = [
+    *SHARED,
+    r"primary_conninfo = 'host=angus password=''it\\''s'''",
+    "primary_slot_name = 'chris'",
+]
+
+
+@pytest.mark.parametrize(
+    ("version", "template", "variables", "expected"),
+    [
+        ("10", "recovery.conf.j2", {}, ["standby_mode = 'on'", *SHARED]),
+        (
+            "11",
+            "recovery.conf.j2",
+            {**CONNINFO, "standby_trigger_file": "/tmp/promote"},
+            ["standby_mode = 'on'", *SHARED_CONNINFO, "trigger_file = '/tmp/promote'"],
+        ),
+        ("12", "walbasin.conf.j2", {}, SHARED),
+        ("15", "walbasin.conf.j2", CONNINFO, SHARED_CONNINFO),
+        ("15", "walbasin.conf.j2", {"standby_trigger_file": "/tmp/promote"}, SHARED),
+    ],
+)
+def test_settings(version: str, template: str, variables: Dict[str, Any], expected: List[str]) -> None:
+    lines = render(template, **cluster(version), **variables).splitlines()
+    assert lines[0].startswith("# Written by Ansible")
+    assert lines[1:] == expected
+
+
+def recovery_conf(before: str, **variables: Any) -> str:
+    return render("recovery.conf.j2", **cluster("11", recovery_conf=before), **variables)
+
+
+def test_recovery_conf_keeps_what_was_there() -> None:
+    before = (
+        "# by hand, in 2016\n"
+        "Standby_Mode = 'off'\n"
+        "#restore_command = 'cp /wal/%f %p'\n"
+        "restore_command='cp /wal/%f %p'\n"
+        "primary_conninfo 'host=angus'  # no equals sign\n"
+        "\n"
+        "archive_cleanup_command = 'true'"
+    )
+    assert recovery_conf(before).splitlines() == [
+        "# by hand, in 2016",
+        "#restore_command = 'cp /wal/%f %p'",
+        "primary_conninfo 'host=angus'  # no equals sign",
+        "",
+        "archive_cleanup_command = 'true'",
+        MARK,
+        "standby_mode = 'on'",
+        *SHARED,
+    ]
+
+
+@pytest.mark.parametrize("before", ["", "a = 1", "a = 1\n\n\n", f"{MARK}\nrestore_command = 'x'\na = 1\n"])
+def test_recovery_conf_is_written_once(before: str) -> None:
+    once = recovery_conf(before)
+    assert recovery_conf(once) == once
+    assert once.count("restore_command =") == 1
+
+
+def test_recovery_conf_takes_over_only_what_it_was_given() -> None:
+    before = "primary_conninfo = 'host=old'\nprimary_slot_name = 'old'\n"
+    lines = recovery_conf(before, standby_primary_conninfo="host=new").splitlines()
+    assert "primary_conninfo = 'host=new'" in lines
+    assert "primary_conninfo = 'host=old'" not in lines
+    assert "primary_slot_name = 'old'" in lines
+
+
+@pytest.mark.parametrize(("port", "name"), [(22, "barman"), (2222, "[barman]:2222")])
+def test_known_hosts_names_the_port_when_it_is_not_22(port: int, name: str) -> None:
+    facts = {
+        "ansible_ssh_host_key_rsa_public": "BBBB",
+        "ansible_ssh_host_key_rsa_public_keytype": "ssh-rsa",
+        "ansible_ssh_host_key_ed25519_public": "AAAA",
+        "ansible_ssh_host_key_ed25519_public_keytype": "ssh-ed25519",
+    }
+    text = render("known_hosts.j2", standby_barman_port=port, __standby_barman_facts={"ansible_facts": facts})
+    assert text.splitlines()[1:] == [f"{name} ssh-ed25519 AAAA", f"{name} ssh-rsa BBBB"]
+
+
+@pytest.mark.parametrize(
+    ("config", "gate"),
+    [
+        ("", "/usr/local/bin/barman-wal-gate angus"),
+        ("/etc/b2.conf", "/usr/local/bin/barman-wal-gate --config /etc/b2.conf angus"),
+    ],
+)
+def test_authorized_keys_line(config: str, gate: str) -> None:
+    line = render(
+        "authorized_keys.j2",
+        __standby_from=["10.1.2.3", "fd00::3"],
+        __standby_public_key="ssh-ed25519 AAAA walbasin:chris:angus",
+        standby_barman_config=config,
+    )
+    assert line == f'restrict,from="10.1.2.3,fd00::3",command="{gate}" ssh-ed25519 AAAA walbasin:chris:angus\n'
+
+
+def test_ssh_config_trusts_nothing_but_what_is_pinned() -> None:
+    text = render("ssh_config.j2", standby_barman_address="10.0.0.2", __standby_key_file="/home/pg/.ssh/walbasin_angus")
+    assert {
+        "Host barman",
+        "HostName 10.0.0.2",
+        "IdentityFile /home/pg/.ssh/walbasin_angus",
+        "BatchMode yes",
+        "IdentitiesOnly yes",
+        "StrictHostKeyChecking yes",
+        "UserKnownHostsFile /etc/walbasin/angus/known_hosts",
+        "GlobalKnownHostsFile /dev/null",
+    } <= {line.strip() for line in text.splitlines()}
