@@ -1,10 +1,11 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration molecule test demo destroy dist
+.PHONY: help setup engine lint unit integration packages molecule test demo destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
 SCENARIO ?= default
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
 
@@ -16,14 +17,49 @@ help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
 
 setup: .venv/.ready $(COLLECTION) ## the virtual environment with the pinned tools
-.venv/.ready: requirements-dev.txt
+.venv/.ready: requirements-dev.txt requirements-barman.txt
 	@echo "preparing the virtual environment in .venv"
 	@python3 -m venv .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-barman.txt
 	@touch $@
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn $(CURDIR) $@
+
+lint: setup ## all linters
+	@ruff format --check --quiet && ruff check --quiet
+	@mypy files/walbasin tests molecule/shared/callback_plugins
+	@yamllint --strict .
+	@ansible-lint --offline --quiet
+
+unit: setup ## unit tests
+	@pytest tests/unit
+
+# Real servers on this machine, from Debian's packages.
+integration: setup packages ## integration tests: a real sshd, PostgreSQL and Barman on loopback
+	@pytest tests/integration
+
+packages:
+	@command -v /usr/sbin/sshd >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	    echo "installing postgresql and openssh-server"; \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql openssh-server >/dev/null; }
+
+# pytest comes last, so that its summary is the last thing that is printed.
+test: lint molecule packages ## everything that has to pass
+	@pytest
+
+dist: dist/barman-wal-restore dist/barman-wal-gate ## each program as one executable file
+dist/%: files/% $(wildcard files/walbasin/*.py)
+	@rm -rf .cache/dist && mkdir -p .cache/dist dist
+	@cp -r files/walbasin .cache/dist/ && rm -rf .cache/dist/walbasin/__pycache__
+	@echo 'import runpy; runpy.run_module("walbasin", run_name="__main__")' >.cache/dist/__main__.py
+	@python3 -m zipapp --compress --output .cache/$*.pyz .cache/dist
+	@cat $< .cache/$*.pyz >$@ && chmod 755 $@
+
+readme: setup ## write the README's table of role variables
+	@python -m tests.readme
 
 engine: ## a container engine and the lab's image
 	@molecule/shared/engine
