@@ -8,15 +8,15 @@ from .account import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_port, give, start
 
 FILES = Path(__file__).parents[2] / "files"
 
-# Every request is noted. `drop` and `slow` hold the name of a file: once dropped is the connection that asks for it,
-# and slow is the answer that begins and does not come to its end.
+# Every request is noted. `drop` holds names: one for each connection that shall break when it asks for that file.
+# `slow` holds the name of a file whose answer begins and does not come to its end.
 BARMAN = """#!/bin/sh
 cd {folder}
 for word; do name=$word; done
 echo "$*" >>requests
 case " $* " in *" --peek "*) exec {barman} -c {folder}/barman.conf "$@" ;; esac
-if [ "$(cat drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/comm; then
-    rm drop
+if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/comm; then
+    sed -i 1d drop
     kill -9 $PPID
     exit
 fi
@@ -71,6 +71,15 @@ Host *
     IdentityAgent none
     GlobalKnownHostsFile /dev/null
     StrictHostKeyChecking yes
+"""
+
+STOCK_CLIENT = """#!{python}
+import os
+import sys
+from barman.clients.walrestore import main
+os.environ["PATH"] = "{folder}:" + os.environ["PATH"]
+if __name__ == "__main__":
+    sys.exit(main())
 """
 
 
@@ -196,9 +205,13 @@ class BarmanHost:
         (self.folder / "lie").write_text(text)
         (self.folder / "status").write_text(str(status))
 
-    def drop(self, wal_name: str) -> None:
-        """The next connection that asks for this file breaks."""
-        (self.folder / "drop").write_text(wal_name)
+    def drop(self, wal_name: str, times: int = 1) -> None:
+        """The next connections that ask for this file break."""
+        (self.folder / "drop").write_text(f"{wal_name}\n" * times)
+
+    def dropping(self) -> bool:
+        """Whether there are connections to break yet."""
+        return (self.folder / "drop").read_text() != ""
 
     def slow(self, wal_name: str) -> None:
         """The answer to whoever asks for this file begins, and never ends."""
@@ -223,3 +236,18 @@ def install(folder: Path) -> Path:
     shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "interpreter").write_text(f"{PYTHON}\n")
     return folder / "barman-wal-restore"
+
+
+def install_stock_client(folder: Path, barman: BarmanHost) -> Path:
+    """The barman-wal-restore of Barman itself, where postgres can read it, with our ssh_config put into its ssh."""
+    folder.mkdir(mode=0o755)
+    packages = next(VENV.parent.glob("lib/python3*/site-packages"))
+    for package in ("barman", "dateutil"):
+        shutil.copytree(packages / package, folder / package)
+    shutil.copy(packages / "six.py", folder)
+    client, ssh = folder / "barman-wal-restore", folder / "ssh"
+    client.write_text(STOCK_CLIENT.format(python=PYTHON, folder=folder))
+    ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {barman.client}/ssh_config "$@"\n')
+    for program in (client, ssh):
+        program.chmod(0o755)
+    return client

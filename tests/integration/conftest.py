@@ -11,13 +11,13 @@ import pytest
 from tests import by_hand
 
 from .account import give, processes, wait_until
-from .barman_host import BarmanHost, install
+from .barman_host import BarmanHost, install, install_stock_client
 from .postgres import Server
 from .standby import Standby
 
 RESTORE_POINT = "before_the_mistake"
 ROWS_EACH = 100
-SEGMENTS = 24
+SEGMENTS = 8
 
 
 class Primary(NamedTuple):
@@ -64,8 +64,13 @@ def fetcher(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stock_client(folder: Path, barman: BarmanHost) -> Path:
+    return install_stock_client(folder / "stock", barman)
+
+
+@pytest.fixture(scope="session")
 def angus(folder: Path, barman: BarmanHost) -> Iterator[Primary]:
-    """A primary that has archived some dozens of segments to Barman, each with rows of its own."""
+    """A primary that has archived a few segments to Barman, each with rows of its own."""
     barman.add_server("angus")
     incoming = give(barman.home / "angus" / "incoming")
     own = give_folder(folder / "angus")

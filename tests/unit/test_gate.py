@@ -46,3 +46,22 @@ def test_the_configuration_is_the_keys_not_the_clients(asked: str) -> None:
     line = f"barman {asked}get-wal 'angus' '{SEGMENT}'"
     command = ["barman", "--config", "/etc/b2.conf", "get-wal", "angus", SEGMENT]
     assert gate.barman_command(line, ["angus"], "/etc/b2.conf") == command
+
+
+def test_a_refusal_is_logged_and_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "barman get-wal angus \x1b[2J")
+    monkeypatch.setenv("SSH_CONNECTION", "10.1.2.3 40000 10.1.2.4 22")
+    assert gate.main(["angus"]) == gate.REFUSED
+    assert capsys.readouterr().err.startswith("barman-wal-gate: refused: ")
+    (text,) = logged
+    assert "10.1.2.3" in text
+    assert r"'barman get-wal angus \x1b[2J'" in text
+
+
+def test_a_host_without_barman_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"barman get-wal angus {SEGMENT}")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert gate.main(["angus"]) == gate.REFUSED
+    assert "cannot run barman: No such file or directory (looked in /nonexistent)" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""Real servers that recover through the fetcher: a standby, point-in-time recoveries, pg_rewind."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .account import ME, give, processes, wait_until
+from .barman_host import BarmanHost
+from .conftest import RESTORE_POINT, Primary
+from .postgres import Server
+
+Make = Callable[..., Server]
+
+
+@pytest.fixture
+def restore_command(fetcher: Path, barman: BarmanHost, place: Path) -> Callable[..., str]:
+    def make(*options: str, host: str = "gate", server: str = "angus") -> str:
+        words = [fetcher, "--ssh-config", barman.client / "ssh_config", "--spool-dir", place / "spool", "-U", ME]
+        return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
+
+    return make
+
+
+@pytest.fixture
+def copy_of_base(angus: Primary, place: Path) -> Iterator[Make]:
+    """Servers on copies of angus's base backup."""
+    servers = []
+
+    def make(name: str, signal_file: str, **settings: str) -> Server:
+        server = angus.base.copy(place / name, archive_mode="off", **settings)
+        servers.append(server)
+        (server.data / signal_file).touch()
+        give(server.data / signal_file)
+        return server
+
+    yield make
+    for server in servers:
+        server.end()
+
+
+def rows(server: Server) -> int:
+    return int(server.sql("SELECT count(*) FROM t"))
+
+
+def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+) -> None:
+    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4", "-s", "10"))
+    chris.start()
+    wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+    for name in angus.segments[1:]:
+        assert f'restored log file "{name}" from archive' in chris.log()
+    started = time.monotonic()
+    chris.program("pg_ctl", "-D", chris.data, "promote", "-w", "-t", "60")
+    assert time.monotonic() - started < 30
+    assert chris.sql("SELECT pg_is_in_recovery()") == "f"
+    assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
+    assert rows(chris) == angus.rows
+    chris.stop()
+    assert not processes([place])
+
+
+def test_a_recovery_ends_at_its_restore_point(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary
+) -> None:
+    server = copy_of_base(
+        "pitr",
+        "recovery.signal",
+        restore_command=restore_command("-p", "4"),
+        recovery_target_name=RESTORE_POINT,
+        recovery_target_action="promote",
+    )
+    server.start()
+    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
+    assert rows(server) == angus.rows_at_restore_point
+    assert f'recovery stopping at restore point "{RESTORE_POINT}"' in server.log()
+
+
+@pytest.mark.parametrize("client", ["ours", "stock"])
+def test_a_recovery_with_the_network_lost_for_a_moment(
+    copy_of_base: Make,
+    restore_command: Callable[..., str],
+    stock_client: Path,
+    angus: Primary,
+    barman: BarmanHost,
+    client: str,
+) -> None:
+    """The contrast: Barman's own tool ends the recovery there and then, and rows are lost without a word."""
+    command = restore_command() if client == "ours" else f"{stock_client} -U {ME} gate angus %f %p"
+    barman.drop(angus.segments[6], times=2)  # PostgreSQL asks twice
+    server = copy_of_base("pitr", "recovery.signal", restore_command=command)
+    server.start()
+    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
+    assert not barman.dropping()
+    if client == "ours":
+        assert rows(server) == angus.rows
+        assert f"{angus.segments[6]}: ssh to gate failed" in server.log()
+    else:
+        assert rows(server) < angus.rows
+
+
+def test_a_recovery_without_a_network_stops_the_server_and_loses_nothing(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary
+) -> None:
+    broken = restore_command("--retry", "1", host="refused")
+    server = copy_of_base("pitr", "recovery.signal", restore_command=broken)
+    with pytest.raises(AssertionError, match="could not start server"):
+        server.start()
+    assert "nothing is lost, mend it and start again" in server.log()
+    server.configure(restore_command=restore_command("-p", "4"))
+    server.start()
+    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
+    assert rows(server) == angus.rows
+
+
+def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, place: Path
+) -> None:
+    barman.slow(angus.segments[6])
+    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "2"))
+    chris.start()
+    unfinished = chris.data / "pg_wal"
+    wait_until(lambda: list(unfinished.glob("RECOVERYXLOG.*")), "the slow fetch", 60)
+    started = time.monotonic()
+    chris.stop("fast")
+    assert time.monotonic() - started < 5
+    assert not list(unfinished.glob("RECOVERY*"))
+    assert not processes([place])
+    assert not processes(["ssh", barman.client, angus.segments[6]])
+    barman.calm()
+    chris.start()
+    wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+
+
+def test_pg_rewind_takes_what_it_needs_from_barman(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, name: str
+) -> None:
+    """Two servers that went different ways from the same point: one is wound back and follows the other."""
+    barman.add_server(name)
+    shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
+    command = restore_command("-p", "4", server=name)
+
+    source = copy_of_base("source", "standby.signal", restore_command=command)
+    source.start()
+    wait_until(lambda: rows(source) == angus.rows, "the last archived row", 120)
+    source.program("pg_ctl", "-D", source.data, "promote", "-w", "-t", "60")
+    source.sql("INSERT INTO t SELECT generate_series(1, 7)")
+    source.sql("CHECKPOINT")
+    # With its timeline in the archive the other one takes the next.
+    barman.put(name, "00000002.history", (source.data / "pg_wal" / "00000002.history").read_bytes())
+
+    target = copy_of_base("target", "recovery.signal", restore_command=command, recovery_target_timeline="1")
+    target.start()
+    wait_until(lambda: target.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
+    assert target.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000003")
+    target.sql("INSERT INTO t SELECT generate_series(1, 13)")
+    target.stop()
+    for file in (target.data / "pg_wal").glob("00000001*"):
+        file.unlink()
+
+    barman.requests()
+    where = f"host=127.0.0.1 port={source.port} user=postgres dbname=postgres"
+    said = target.program("pg_rewind", "--restore-target-wal", "--no-sync", "-D", target.data, "--source-server", where)
+    assert "Done!" in said
+    asked = [line.split()[-1] for line in barman.requests()]
+    assert asked
+    assert set(asked) <= set(angus.segments)
