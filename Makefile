@@ -31,7 +31,7 @@ lint: setup ## all linters
 	@ruff format --check --quiet && ruff check --quiet
 	@mypy files/walbasin tests molecule/shared/callback_plugins
 	@yamllint --strict .
-	@ansible-lint --offline --quiet
+	@ansible-lint --offline -q
 
 unit: setup ## unit tests
 	@pytest tests/unit

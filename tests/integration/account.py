@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) 
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def processes(mentioning: Iterable[str | Path]) -> list[str]:

@@ -232,9 +232,10 @@ class BarmanHost:
 
 
 def install(folder: Path) -> Path:
-    """What the role installs, in a folder that every user can read. Returns the fetcher."""
+    """What the role installs, in a folder that every user can read, with byte code. Returns the fetcher."""
     shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "interpreter").write_text(f"{PYTHON}\n")
+    subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)
     return folder / "barman-wal-restore"
 
 

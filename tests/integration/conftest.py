@@ -1,6 +1,7 @@
 """One Barman host and one primary for all tests, made once; a data directory of its own for each test."""
 
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ from .standby import Standby
 RESTORE_POINT = "before_the_mistake"
 ROWS_EACH = 100
 SEGMENTS = 8
+
+
+def pytest_configure() -> None:
+    """A run that is told to stop ends what it started, as one that ends by itself does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("asked to stop", 143))
 
 
 class Primary(NamedTuple):
@@ -130,15 +136,18 @@ def place(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary) -> Callable[..., Standby]:
+def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary) -> Iterator[Callable[..., Standby]]:
     """Data directories made by hand, of angus's cluster."""
+    made = []
 
     def make(*signals: str, version: int = 15) -> Standby:
         data = by_hand.data_directory(place / "main", version, angus.system_identifier, *signals)
-        give(data)
-        return Standby(place, data, fetcher, barman)
+        made.append(Standby(place, give(data), fetcher, barman))
+        return made[-1]
 
-    return make
+    yield make
+    for standby in made:
+        standby.end()
 
 
 @pytest.fixture

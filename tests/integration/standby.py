@@ -1,5 +1,8 @@
 """A standby as the fetcher sees it: a data directory, and calls as PostgreSQL makes them."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -33,6 +36,7 @@ class Standby:
         self.fetcher = fetcher
         self.barman = barman
         self.spool = folder / "spool"
+        self._started: list[subprocess.Popen[str]] = []
 
     def signal(self, name: str) -> None:
         """Make it a standby, or a point-in-time recovery."""
@@ -54,7 +58,16 @@ class Standby:
             *(self.fetcher, "--ssh-config", self.barman.client / ssh_config, "--spool-dir", self.spool, "-U", ME),
             *(*options, host, server, wal_name, destination),
         ]
-        return start(command, cwd or self.data, as_postgres)
+        self._started.append(start(command, cwd or self.data, as_postgres))
+        return self._started[-1]
+
+    def end(self) -> None:
+        """For finalizers: what a failed test left running goes."""
+        for process in self._started:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
     def fetch(self, wal_name: str, *options: str, **where: object) -> Call:
         started = time.monotonic()

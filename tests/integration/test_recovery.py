@@ -106,14 +106,20 @@ def test_a_recovery_without_a_network_stops_the_server_and_loses_nothing(
     copy_of_base: Make, restore_command: Callable[..., str], angus: Primary
 ) -> None:
     broken = restore_command("--retry", "1", host="refused")
-    server = copy_of_base("pitr", "recovery.signal", restore_command=broken)
+    server = copy_of_base(
+        "pitr",
+        "recovery.signal",
+        restore_command=broken,
+        recovery_target_name=RESTORE_POINT,
+        recovery_target_action="promote",
+    )
     with pytest.raises(AssertionError, match="could not start server"):
         server.start()
     assert "nothing is lost, mend it and start again" in server.log()
     server.configure(restore_command=restore_command("-p", "4"))
     server.start()
     wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
-    assert rows(server) == angus.rows
+    assert rows(server) == angus.rows_at_restore_point
 
 
 def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
@@ -152,9 +158,10 @@ def test_pg_rewind_takes_what_it_needs_from_barman(
     # With its timeline in the archive the other one takes the next.
     barman.put(name, "00000002.history", (source.data / "pg_wal" / "00000002.history").read_bytes())
 
-    target = copy_of_base("target", "recovery.signal", restore_command=command, recovery_target_timeline="1")
+    target = copy_of_base("target", "standby.signal", restore_command=command, recovery_target_timeline="1")
     target.start()
-    wait_until(lambda: target.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
+    wait_until(lambda: rows(target) == angus.rows, "the last archived row", 120)
+    target.program("pg_ctl", "-D", target.data, "promote", "-w", "-t", "60")
     assert target.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000003")
     target.sql("INSERT INTO t SELECT generate_series(1, 13)")
     target.stop()
