@@ -1,6 +1,6 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration packages molecule test demo destroy dist readme
+.PHONY: help setup engine lint unit integration bench packages molecule test demo destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -39,6 +39,9 @@ unit: setup ## unit tests
 # Real servers on this machine, from Debian's packages.
 integration: setup packages ## integration tests: a real sshd, PostgreSQL and Barman on loopback
 	@pytest tests/integration
+
+bench: setup packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, cp
+	@python -m tests.bench
 
 packages:
 	@command -v /usr/sbin/sshd >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \

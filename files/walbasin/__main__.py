@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import List
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -10,15 +9,23 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RESTORE_OFFSET = 100
 
 
-def _restore(words: List[str]) -> int:
+def _restore(words: "list[str]") -> int:
+    spool, *words = words
+    answer = None
+    if spool:  # the shell has found it, and not the segment in it
+        from walbasin import ask
+
+        status, answer = ask.first(spool, words)
+        if status is not None:
+            return RESTORE_OFFSET + status
     from walbasin import policy
     from walbasin.restore import main
 
-    status = main(words)
+    status = main(words, answer)
     return status if status == policy.STOP else RESTORE_OFFSET + status
 
 
-def _gate(words: List[str]) -> int:
+def _gate(words: "list[str]") -> int:
     from walbasin.gate import main
 
     return main(words)

@@ -104,7 +104,8 @@ class Ahead:
         answer = Answer()
 
         def plan(_: Optional[Exception]) -> None:
-            self.spool.discard(window.unwanted(self.spool.names(), requested, self.jobs, self.size))
+            wanted = window.following(requested, self.jobs, self.size, {})
+            self.spool.discard(set(self.spool.names()) - set(wanted))
             room = self.spool.room(self.size)
             self._queue = window.ahead(requested, answer.names(), self.spool.names(), self.jobs, room)
             for _each in range(SESSIONS_AT_ONCE - 1):

@@ -1,6 +1,7 @@
 """The PostgreSQL cluster that WAL is restored into: who it is, and how it is being recovered."""
 
 import contextlib
+import itertools
 import os
 import re
 import struct
@@ -81,6 +82,22 @@ def recovery_mode(cluster: Cluster) -> str:
     return policy.RECOVERY if is_recovery and not is_standby else policy.STANDBY
 
 
+def is_recovering(cluster: Cluster) -> bool:
+    """False once recovery has ended, when PostgreSQL removes its signal file (or renames recovery.conf)."""
+    names = ("standby.signal", "recovery.signal") if cluster.major_version >= 12 else ("recovery.conf",)
+    return any(os.path.exists(cluster.path(name)) for name in names)
+
+
+def postmaster(cluster: Cluster) -> Optional[str]:
+    """PID.START of the server that runs in the data directory (start: seconds since 1970), or None."""
+    try:
+        with open(cluster.path("postmaster.pid"), encoding="ascii", errors="replace") as file:
+            pid, _, start = (line.strip() for line in itertools.islice(file, 3))
+    except (OSError, ValueError):
+        return None
+    return f"{pid}.{start}" if os.path.isdir(f"/proc/{pid}") else None
+
+
 def promotion_files(cluster: Cluster) -> List[str]:
     """The files whose appearance asks for promotion: pg_ctl's own, and a configured trigger file."""
     configured = {**_settings_of(cluster.path("postgresql.auto.conf")), **_settings_of(cluster.path("recovery.conf"))}
@@ -109,7 +126,10 @@ def newest_segments(cluster: Cluster) -> Iterator[str]:
 
 
 def _segment_names(cluster: Cluster) -> List[str]:
-    return sorted(filter(segment.is_segment, os.listdir(cluster.path("pg_wal"))), reverse=True)
+    try:
+        return sorted(filter(segment.is_segment, os.listdir(cluster.path("pg_wal"))), reverse=True)
+    except OSError:
+        return []
 
 
 def _in_pg_wal(cluster: Cluster, name: str) -> str:

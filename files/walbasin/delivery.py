@@ -15,7 +15,7 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
     It is written beside its destination, so that the last step is a rename. Raises OSError.
     """
     folder, name = os.path.split(os.path.abspath(destination))
-    _sweep(folder, name)
+    sweep(folder, name)
     unfinished = os.path.join(folder, f"{name}.{os.getpid()}{SUFFIX}")
     descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
@@ -30,8 +30,8 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
             raise
 
 
-def _sweep(folder: str, name: str) -> None:
-    """Remove what a killed call left behind: a living one holds a lock on its file."""
+def sweep(folder: str, name: str) -> None:
+    """Remove what killed calls left behind of file `name`: a living one holds a lock on its own. Raises OSError."""
     for leftover in os.listdir(folder):
         if not (leftover.startswith(name + ".") and leftover.endswith(SUFFIX)):
             continue

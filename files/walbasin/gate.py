@@ -8,24 +8,35 @@ import argparse
 import os
 import sys
 import syslog
-from typing import List
+from typing import List, TypeVar
 
-from walbasin import VERSION, getwal
+from walbasin import VERSION, getwal, wire
 
 # Neither Barman's "not in the archive" (1) nor one of ssh's own (255).
 REFUSED = 3
 
 
+Asked = TypeVar("Asked", getwal.Request, wire.Opening)
+
+
+def opening(line: str, servers: List[str], config: str) -> wire.Opening:
+    """What our own fetcher's line opens, when it is for one of `servers`. Raises getwal.Refused."""
+    return _allowed(wire.parse_opening(line), servers, config)
+
+
 def barman_command(line: str, servers: List[str], config: str) -> List[str]:
-    """The argument vector for a client's line, when it asks for WAL of one of `servers`. Raises getwal.Refused."""
+    """The argument vector for a stock client's line, when it is for one of `servers`. Raises getwal.Refused."""
     if not line:
         raise getwal.Refused("this key fetches WAL, it opens no shell")
-    request = getwal.parse(line)
-    if request.server not in servers:
-        raise getwal.Refused(f"this key does not fetch WAL of server {request.server!r}")
-    if request.config not in ("", config):
-        raise getwal.Refused(f"this key does not use the configuration {request.config!r}")
-    return ["barman", *getwal.arguments(request._replace(config=config))]
+    return ["barman", *getwal.arguments(_allowed(getwal.parse(line), servers, config))]
+
+
+def _allowed(asked: Asked, servers: List[str], config: str) -> Asked:
+    if asked.server not in servers:
+        raise getwal.Refused(f"this key does not fetch WAL of server {asked.server!r}")
+    if asked.config not in ("", config):
+        raise getwal.Refused(f"this key does not use the configuration {asked.config!r}")
+    return asked._replace(config=config)
 
 
 def main(words: List[str]) -> int:
@@ -39,11 +50,15 @@ def main(words: List[str]) -> int:
     parser.add_argument("servers", nargs="+", metavar="SERVER", help="name of a server in Barman's configuration")
     options = parser.parse_args(words)
     line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    syslog.openlog("barman-wal-gate", syslog.LOG_PID, syslog.LOG_AUTH)
     try:
+        if wire.is_opening(line):
+            from walbasin import server
+
+            return server.run(opening(line, options.servers, options.config))
         command = barman_command(line, options.servers, options.config)
     except getwal.Refused as refusal:
         client = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
-        syslog.openlog("barman-wal-gate", syslog.LOG_PID, syslog.LOG_AUTH)
         syslog.syslog(syslog.LOG_WARNING, f"refused {line[:200]!r} from {client}: {refusal}")
         print(f"barman-wal-gate: refused: {refusal}", file=sys.stderr)
         return REFUSED

@@ -49,14 +49,24 @@ def command_line(request: Request) -> str:
     return " ".join(["barman", *map(shlex.quote, arguments(request))])
 
 
-def parse(line: str) -> Request:
-    """The request in a client's command line. Raises Refused."""
+def says_absent(wal_name: str, status: int, stderr: str) -> bool:
+    """Barman's exit status 1 covers its other errors too: only its own words are a "no"."""
+    return status == 1 and f"WAL file '{wal_name}' not found in server" in stderr
+
+
+def split(line: str) -> List[str]:
+    """The words of a command line, as a shell would see them. Raises Refused."""
     if len(line) > LONGEST_LINE or not line.isprintable():
         raise Refused("too long, or with characters that no WAL has in its name")
     try:
-        words = shlex.split(line)
+        return shlex.split(line)
     except ValueError as error:
         raise Refused(str(error).lower()) from None
+
+
+def parse(line: str) -> Request:
+    """The request in a client's command line. Raises Refused."""
+    words = split(line)
     if not words or words.pop(0) != "barman":
         raise Refused("only barman get-wal is served here")
     config = _value(words, "--config") or ""

@@ -1,7 +1,5 @@
-"""One call of barman-wal-restore: what it was asked, for which cluster, and how it speaks."""
+"""One call of barman-wal-restore: what it was asked, and for which cluster."""
 
-import contextlib
-import sys
 from typing import NamedTuple, Optional
 
 from walbasin.cluster import Cluster
@@ -16,9 +14,3 @@ class Job(NamedTuple):
     cluster: Optional[Cluster]
     mode: str
     spool: Optional[Spool]
-
-
-def say(text: str) -> None:
-    """One line in the server log; a log that cannot be written is no reason to fail."""
-    with contextlib.suppress(OSError):
-        print(f"barman-wal-restore: {text}", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 import argparse
 from typing import List, NoReturn, Optional
 
-from walbasin import VERSION, policy, segment
+from walbasin import VERSION, ask, policy, segment
 
 SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108 the fixed folder of 2016; the spool trusts nothing found there
 RETRY_SECONDS = 600
@@ -33,6 +33,7 @@ class Options(argparse.Namespace):
     spool_dir: str
     mode: Optional[str]
     retry: int
+    fingerprint: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         default=0,
         metavar="JOBS",
-        help="files to fetch at once, the requested one and those after it (default: %(default)s, off)",
+        help="segments to keep ready ahead of replay, by a process in the background (default: %(default)s, off)",
     )
     compression = parser.add_mutually_exclusive_group()
     for short, name in (("-z", "gzip"), ("-j", "bzip2")):
@@ -112,4 +113,5 @@ def parse(words: List[str]) -> Options:
         raise UsageError("neither a host nor a server has a name that begins with '-'")
     if not options.test and not (segment.is_segment(options.wal_name) or segment.is_history(options.wal_name)):
         raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
+    options.fingerprint = ask.fingerprint(words)
     return options

@@ -7,10 +7,11 @@ import tempfile
 import time
 from typing import List, Tuple
 
-from walbasin import archive, cluster, segment, transport
+from walbasin import archive, cluster, segment, transport, window
 from walbasin.archive import Answer
 from walbasin.getwal import DUMMY_WAL_NAME
-from walbasin.job import Job, say
+from walbasin.job import Job
+from walbasin.message import say
 from walbasin.transport import Session, Sessions, Unreachable
 
 # What ssh says at DEBUG1 as it gets there; in order.
@@ -102,7 +103,10 @@ def _candidates(job: Job) -> List[str]:
         return [job.options.wal_name]
     if job.cluster is None:
         raise Failed("give the name of a WAL segment, or run it in the data directory of the standby")
-    return list(itertools.islice(cluster.newest_segments(job.cluster), NEWEST_TRIED))
+    newest = list(itertools.islice(cluster.newest_segments(job.cluster), NEWEST_TRIED))
+    # While the primary is quiet, pg_wal may have nothing but the one that is being written.
+    size = cluster.segment_size(job.cluster)
+    return newest + window.before(newest[-1], NEWEST_TRIED - len(newest), size) if newest else []
 
 
 def _spool(job: Job) -> None:

@@ -6,10 +6,11 @@ What a spool hit does not need is imported behind it: PostgreSQL waits for this 
 import os
 import signal
 from types import FrameType
-from typing import List, NoReturn, Optional
+from typing import List, NoReturn, Optional, Tuple
 
-from walbasin import cluster, policy
-from walbasin.job import Job, say
+from walbasin import cluster, policy, segment
+from walbasin.job import Job
+from walbasin.message import say
 from walbasin.options import Options, UsageError, parse
 from walbasin.spool import Refused, Spool
 
@@ -25,12 +26,14 @@ class Stopped(BaseException):
         self.number = number
 
 
-def main(words: List[str]) -> int:
-    """Carries out one call. Ends by SIGTERM or SIGINT when one of them asks for it, as PostgreSQL expects."""
+def main(words: List[str], answer: Optional[Tuple[str, ...]] = None) -> int:
+    """Carries out one call. `answer`: what the background process has answered to it already (see ask.request).
+
+    Ends by SIGTERM or SIGINT when one of them asks for it, as PostgreSQL expects."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        return _main(words)
+        return _main(words, answer)
     except SystemExit:  # -h and -V have printed
         return 0
     except Exception as error:  # a mistake of ours must not become a status that PostgreSQL reads as "not there"
@@ -48,7 +51,7 @@ def _stop(number: int, _: Optional[FrameType]) -> NoReturn:
     raise Stopped(number)
 
 
-def _main(words: List[str]) -> int:
+def _main(words: List[str], answer: Optional[Tuple[str, ...]]) -> int:
     try:
         options = parse(words)
     except UsageError as error:
@@ -58,7 +61,7 @@ def _main(words: List[str]) -> int:
         from walbasin import probe
 
         return probe.run(_job(options))
-    return _serve(_job(options))
+    return _serve(_job(options), answer)
 
 
 def _job(options: Options) -> Job:
@@ -86,12 +89,12 @@ def _final_status(outcome: str, mode: str) -> int:
     return policy.STOP if status is None else status
 
 
-def _serve(job: Job) -> int:
-    if _take_from_spool(job):
+def _serve(job: Job, answer: Optional[Tuple[str, ...]]) -> int:
+    if answer is None and segment.is_segment(job.options.wal_name) and _take_from_spool(job):
         return policy.STANDBY_STATUS[policy.DELIVERED]
     from walbasin import retrieval
 
-    return retrieval.run(job)
+    return retrieval.run(job, answer)
 
 
 def _take_from_spool(job: Job) -> bool:

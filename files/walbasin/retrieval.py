@@ -4,40 +4,48 @@ import os
 import time
 from typing import Optional, Tuple
 
-from walbasin import archive, cluster, policy, segment
+from walbasin import archive, ask, background, cluster, policy, segment
 from walbasin.codec import Undecodable
-from walbasin.job import Job, say
+from walbasin.job import Job
+from walbasin.message import say, say_absent
+from walbasin.spool import Spool
 from walbasin.transport import Absent, Unreachable
+
+# A promotion asks four times: with Barman dead only the first of them waits.
+OUTAGE_SECONDS = 15
+STEP = 0.2
+# How often, and how far apart, to try for a background process: one that makes room for us needs a moment.
+TRIES, TRY_STEP = 40, 0.05
 
 
 class NotTried(Unreachable):
     """Barman could not be reached a moment ago, so it was not asked again."""
 
 
-# A promotion asks four times: with Barman dead only the first of them waits.
-OUTAGE_SECONDS = 15
-STEP = 0.2
+class Unserved(Exception):
+    """The background process cannot do it, the text (which may be empty) says why."""
 
 
-def run(job: Job) -> int:
+def run(job: Job, answer: Optional[Tuple[str, ...]] = None) -> int:
     """Deliver the requested file, or say why not. The exit status is policy's."""
     started = time.monotonic()
     attempt = 0
     while True:
-        outcome, detail = _attempt(job)
+        outcome, detail = _attempt(job, answer)
         patience = job.options.retry - (time.monotonic() - started)
         verdict = policy.decide(outcome, job.mode, job.options.sleep, attempt, patience)
         _report(job, outcome, detail, verdict)
         _pause(verdict.pause, job)
         if verdict.status is not None:
             return verdict.status
+        answer = None
         attempt += 1
 
 
-def _attempt(job: Job) -> Tuple[str, str]:
+def _attempt(job: Job, answer: Optional[Tuple[str, ...]]) -> Tuple[str, str]:
     """The outcome (policy's) of one try, and its cause in words."""
     try:
-        _fetch(job)
+        _fetch(job, answer)
         return policy.DELIVERED, ""
     except Absent:
         return _absent(job)
@@ -51,30 +59,94 @@ def _attempt(job: Job) -> Tuple[str, str]:
         return policy.UNUSABLE, f"cannot write {job.options.wal_dest}: {error.strerror}"
 
 
-def _fetch(job: Job) -> None:
-    """From Barman, with what comes after it. Raises as archive.fetch does."""
+def _fetch(job: Job, answer: Optional[Tuple[str, ...]]) -> None:
+    """From Barman. Raises Absent, Unreachable, segment.Invalid, and OSError when the destination cannot be written."""
     options, spool = job.options, job.spool
-    if spool is not None and job.mode == policy.STANDBY:
+    if spool is not None and answer is None and job.mode == policy.STANDBY:
         age = spool.outage_age()
         if age is not None and age < OUTAGE_SECONDS:
             raise NotTried(f"not tried, {options.barman_host} could not be reached {age:.0f} s ago")
-    ahead = None
-    is_wanted_ahead = options.parallel > 1 and segment.is_segment(options.wal_name)
-    if spool is not None and job.cluster is not None and is_wanted_ahead and spool.claim():
-        ahead = archive.Ahead(spool, options.parallel, cluster.segment_size(job.cluster))
     try:
-        _fetch_as_transferred(job, ahead)
+        if spool is None or job.cluster is None or options.parallel < 2:
+            _fetch_directly(job, None)
+        elif background.may_run(job.cluster):
+            _fetch_through_basin(
+                job,
+                background.Service(spool, job.cluster, archive.of(job), options.parallel, options.fingerprint),
+                answer,
+            )
+        else:
+            _fetch_and_look_ahead(job, spool, job.cluster)
     except Unreachable as error:
         if spool is not None and error.is_connection:
             spool.note_outage()
         raise
     if spool is not None:
         spool.end_outage()
+
+
+def _fetch_through_basin(job: Job, service: background.Service, answer: Optional[Tuple[str, ...]]) -> None:
+    name = job.options.wal_name
+    try:
+        _take(job, service.spool, answer or _ask(service, name))
+        return
+    except Unserved as reason:
+        if str(reason):
+            say(f"{name}: {reason}; fetching without it")
+    except Absent:
+        if not (job.options.partial and segment.is_segment(name)):
+            raise
+    _fetch_directly(job, None)
+
+
+def _ask(service: background.Service, name: str) -> Tuple[str, ...]:
+    """Raises Unserved."""
+    end = time.monotonic() + ask.SILENCE_LIMIT
+    for _ in range(TRIES):
+        if time.monotonic() > end:
+            break
+        answer = service.spool.ask(name, service.fingerprint)
+        if answer is not None:
+            return answer
+        try:
+            if not background.start(service):
+                time.sleep(TRY_STEP)
+        except OSError as error:
+            raise Unserved(f"no background process: {error.strerror}") from error
+    raise Unserved("the background process does not answer")
+
+
+def _take(job: Job, spool: Spool, answer: Tuple[str, ...]) -> None:
+    """Make of the answer what `_fetch` makes of a fetch. Raises Unserved as well."""
+    outcome, _, detail, is_outage = answer
+    if outcome == policy.ABSENT:
+        raise Absent(job.options.wal_name)
+    if outcome == policy.UNKNOWN:
+        raise Unreachable(detail, bool(is_outage))
+    if outcome != policy.DELIVERED:  # the direct way has a second look at it
+        raise Unserved(detail if outcome == policy.UNUSABLE else "")
+    if detail:
+        say(f"{job.options.wal_name}: {detail}")
+    if not spool.take(job.options.wal_name, job.options.wal_dest):
+        raise Unserved
+
+
+def _fetch_and_look_ahead(job: Job, spool: Spool, own: cluster.Cluster) -> None:
+    """Where no background process may run: what comes next is fetched beside the requested file, before we end."""
+    ahead = None
+    if segment.is_segment(job.options.wal_name) and spool.claim():
+        ahead = archive.Ahead(spool, job.options.parallel, cluster.segment_size(own))
+        if spool.publish(own):
+            say(
+                f"{job.options.wal_name}: process 1 is the postmaster, so there is no background process; "
+                f"-p {job.options.parallel} fetches as many segments at a time before it answers"
+            )
+    _fetch_directly(job, ahead)
     if ahead is not None and ahead.troubles:
-        say(f"{options.wal_name}: delivered, but what comes after it was not pre-fetched: {ahead.troubles[0]}")
+        say(f"{job.options.wal_name}: delivered, but what comes after it was not pre-fetched: {ahead.troubles[0]}")
 
 
-def _fetch_as_transferred(job: Job, ahead: Optional[archive.Ahead]) -> None:
+def _fetch_directly(job: Job, ahead: Optional[archive.Ahead]) -> None:
     name, destination, source = job.options.wal_name, job.options.wal_dest, archive.of(job)
     try:
         archive.fetch(source, name, destination, ahead=ahead)
@@ -109,11 +181,10 @@ def _absent(job: Job) -> Tuple[str, str]:
 def _report(job: Job, outcome: str, detail: str, verdict: policy.Verdict) -> None:
     """What happened, and what happens next."""
     name, server = job.options.wal_name, job.options.server_name
-    if outcome == policy.DELIVERED or (outcome == policy.ABSENT and segment.is_history(name)):
+    if outcome == policy.DELIVERED:
         return
     if outcome == policy.ABSENT:
-        end = "recovery ends here" if job.mode == policy.RECOVERY else "PostgreSQL will ask again"
-        say(f"{name}: not in the archive of {server}; {end}")
+        say_absent(name, server, ends_recovery=job.mode == policy.RECOVERY)
         return
     if outcome == policy.INVALID:
         detail = f"what came from {job.options.barman_host} was refused: {detail}"

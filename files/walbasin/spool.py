@@ -9,10 +9,14 @@ import contextlib
 import fcntl
 import os
 import time
-from typing import BinaryIO, Iterable, List, Optional
+from typing import BinaryIO, Iterable, List, Optional, Tuple
 
-from walbasin import delivery, segment
-from walbasin.cluster import Cluster
+from walbasin import ask, delivery, segment
+from walbasin.cluster import Cluster, postmaster
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 UNFINISHED = ".unfinished"
@@ -61,21 +65,76 @@ class Spool:
         try:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
+            own_name = folder_name(cluster, barman_host, server)
             with contextlib.ExitStack() as opened:
                 root_folder = _open_folder(root)
                 opened.callback(os.close, root_folder)
-                of_cluster = _open_folder(folder_name(cluster, barman_host, server), root_folder)
+                of_cluster = _open_folder(own_name, root_folder)
                 opened.callback(os.close, of_cluster)
                 self._folder = _open_folder(boot, of_cluster)
                 # A rename can outlive the data behind it in a power loss, so what a former boot left is void.
                 for former in set(os.listdir(of_cluster)) - {boot}:
                     _remove_folder(former, of_cluster)
+            self.root = os.path.realpath(root)
+            self._target = f"{own_name}/{boot}"
+            self._caller = f"{barman_host}.{server}"
         except OSError as error:
             raise Refused(f"spool {root}: {error.strerror}") from error
 
     def names(self) -> List[str]:
         """The segments in it, in order."""
         return sorted(name for name in os.listdir(self._folder) if segment.is_segment(name))
+
+    def ask(self, name: str, fingerprint: str) -> "Optional[Tuple[str, ...]]":
+        """See ask.request."""
+        return ask.request(self._folder, name, fingerprint)
+
+    def enter(self) -> None:
+        """Make it the working directory."""
+        os.fchdir(self._folder)
+
+    def bind(self, door: "socket.socket", name: str) -> None:
+        """Give a socket its name here. Raises OSError."""
+        self.discard([name])
+        door.bind(ask.path(self._folder, name))
+
+    def open_bell(self) -> int:
+        """A descriptor on which the names of the segments can be read that are taken without asking. Raises OSError."""
+        self.discard([ask.BELL])
+        os.mkfifo(ask.BELL, 0o600, dir_fd=self._folder)
+        return os.open(ask.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
+
+    def publish(self, cluster: Cluster) -> bool:
+        """Let barman-wal-restore's shell find it, by what it knows of the server that calls it.
+
+        False when it can already. Only where a hand-over is a rename, which is all that the shell can do.
+        """
+        server = postmaster(cluster)
+        link = os.path.join(self.root, f"{server}.{self._caller}")
+        try:
+            if server is None or "/" in self._caller or not self.is_beside(cluster.path("pg_wal")):
+                return False
+            if os.path.islink(link) and os.readlink(link) == self._target:
+                return False
+            self.withdraw()
+            os.symlink(self._target, link)
+        except OSError:
+            return False
+        return True
+
+    def withdraw(self) -> None:
+        """The reverse of `publish`, for this server and any before it."""
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_symlink() and os.readlink(entry.path) == self._target:
+                        os.unlink(entry.path)
+
+    def clear(self) -> None:
+        """Empty it, but for the outage that callers must know of."""
+        with contextlib.suppress(OSError):
+            self.withdraw()
+        self.discard(set(os.listdir(self._folder)) - {OUTAGE})
 
     def take(self, name: str, destination: str) -> bool:
         """Hand a segment over. False when it is not here. Raises OSError."""
@@ -88,6 +147,7 @@ class Spool:
     def _hand_over(self, name: str, destination: str) -> None:
         with contextlib.suppress(OSError):  # another filesystem, or a destination that the copy will report on
             os.rename(name, destination, src_dir_fd=self._folder)
+            ask.ring(self._folder, name)
             return
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         try:
@@ -97,6 +157,7 @@ class Spool:
         finally:
             os.close(source)
         self.discard([name])
+        ask.ring(self._folder, name)
 
     def claim(self) -> bool:
         """Become the one that fills it, until this process ends. False when another is at it."""
@@ -108,9 +169,14 @@ class Spool:
         return True
 
     def begin(self, name: str) -> BinaryIO:
-        """A file to receive a segment into; it is none of the names until `keep`. Raises OSError."""
+        """A file to receive a segment into; it is none of the names until `keep`. Raises OSError.
+
+        It is locked until it is closed: whoever wants it may wait for the lock.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.fdopen(os.open(name + UNFINISHED, flags, 0o600, dir_fd=self._folder), "r+b")
+        file = os.fdopen(os.open(name + UNFINISHED, flags, 0o600, dir_fd=self._folder), "r+b")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
 
     def keep(self, name: str) -> None:
         """What was begun is whole and verified. Raises OSError."""

@@ -1,6 +1,7 @@
 """ssh to the Barman host: one session for each request, several side by side, and a limit to every wait."""
 
 import contextlib
+import math
 import os
 import re
 import selectors
@@ -42,19 +43,20 @@ class Remote(NamedTuple):
     ssh_config: Optional[str] = None
 
 
-def ssh_command(remote: Remote, request: Request, verbose: bool = False) -> List[str]:
-    """The argument vector of one session.
+def ssh_command(remote: Remote, line: str, verbose: bool = False, control: Optional[str] = None) -> List[str]:
+    """The argument vector of one session that runs `line`; an empty line makes a master for `control` instead.
 
-    Connection sharing of the user's own is kept out: a master started here would hold our stderr open for ever, and a
-    dead one would answer for a living host.
+    `control` is the socket of a connection that several sessions share, one of ours. Sharing of the user's own is kept
+    out: a master started by it would hold our stderr open for ever, and a dead one would answer for a living host.
     """
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": CONNECT_LIMIT,
         "ServerAliveInterval": SILENCE_LIMIT // 3,
         "ServerAliveCountMax": 3,
-        "ControlMaster": "no",
-        "ControlPath": "none",
+        "ControlMaster": "no" if line else "yes",
+        "ControlPath": control or "none",
+        "ControlPersist": "no",
         "ClearAllForwardings": "yes",
         "RemoteCommand": "none",
         "LogLevel": "DEBUG1" if verbose else "ERROR",
@@ -66,7 +68,9 @@ def ssh_command(remote: Remote, request: Request, verbose: bool = False) -> List
         command += ["-o", f"{name}={value}"]
     if remote.port is not None:
         command += ["-p", str(remote.port)]
-    return [*command, "-l", remote.user, "--", remote.host, getwal.command_line(request)]
+    if not line:
+        command.append("-N")
+    return [*command, "-l", remote.user, "--", remote.host, *([line] if line else [])]
 
 
 def printable(text: str) -> str:
@@ -87,57 +91,59 @@ def cause(status: int, stderr: str, host: str) -> Unreachable:
     return Unreachable(f"barman get-wal on {host} ended with status {status}: {said}")
 
 
-class Session:
-    """One request on its way. `on_end` is called once, with None after success or with what went wrong.
-
-    It is told to stop by whatever `on_data` raises.
-    """
+class Connection:
+    """An ssh on its way, with a limit to its silence. What it is for is said by those that are made from it."""
 
     def __init__(
         self,
         remote: Remote,
-        request: Request,
-        on_data: Callable[[bytes], None],
-        on_end: Callable[[Optional[Exception]], None],
+        line: str,
         on_stderr: Optional[Callable[[str], None]] = None,
+        control: Optional[str] = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
+        """Raises Unreachable when ssh cannot be started."""
         self.remote = remote
-        self.request = request
-        self.on_data = on_data
-        self.on_end = on_end
         self.on_stderr = on_stderr
         self.stderr = ""
         self.has_answered = False
+        command = ssh_command(remote, line, verbose=on_stderr is not None, control=control)
         try:
             self.process = subprocess.Popen(
-                ssh_command(remote, request, verbose=on_stderr is not None),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"},
+                command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
             )
         except OSError as error:
             raise Unreachable(f"cannot start ssh: {error.strerror}") from error
         assert self.process.stdout and self.process.stderr
-        self.pipes = {self.process.stdout.fileno(): False, self.process.stderr.fileno(): True}
+        self.stdout = self.process.stdout.fileno()
+        self.descriptors = (self.stdout, self.process.stderr.fileno())
         # The limit to connect is ssh's; a host that has accepted may still be silent.
-        self.deadline = time.monotonic() + CONNECT_LIMIT + SILENCE_LIMIT
+        self.heard_at = time.monotonic()
+        self.deadline = self.heard_at + CONNECT_LIMIT + SILENCE_LIMIT
 
     def receive(self, descriptor: int) -> bool:
         """Read what is there. False at the end of that pipe."""
+        if descriptor == self.stdout:
+            return self.receive_stdout()
         data = os.read(descriptor, CHUNK)
-        if not data:
-            return False
-        self.deadline = time.monotonic() + SILENCE_LIMIT
-        if self.pipes[descriptor]:
-            text = data.decode("utf-8", "replace")
-            self.stderr = (self.stderr + text)[-STDERR_KEPT:]
-            if self.on_stderr is not None:
-                self.on_stderr(text)
-        else:
-            self.has_answered = True
-            self.on_data(data)
-        return True
+        self.heard()
+        text = data.decode("utf-8", "replace")
+        self.stderr = (self.stderr + text)[-STDERR_KEPT:]
+        if self.on_stderr is not None:
+            self.on_stderr(text)
+        return bool(data)
+
+    def heard(self) -> None:
+        """The other side is alive."""
+        self.heard_at = time.monotonic()
+        self.deadline = self.heard_at + SILENCE_LIMIT
+
+    def receive_stdout(self) -> bool:
+        raise NotImplementedError
+
+    def end(self, error: Optional[Exception]) -> None:
+        """Called once: both pipes have ended (then error is what `outcome` says), or it was given up."""
+        raise NotImplementedError
 
     def outcome(self) -> Optional[Exception]:
         """None when the remote command ended well, after both pipes have ended."""
@@ -145,11 +151,9 @@ class Session:
             status = self.process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return self.silence()
-        if status == 0:
-            return None
-        # Barman's exit status 1 covers its other errors too: only its own words are a "no".
-        if status == 1 and f"WAL file '{self.request.wal_name}' not found in server" in self.stderr:
-            return Absent(self.request.wal_name)
+        return self.verdict(status)
+
+    def verdict(self, status: int) -> Optional[Exception]:
         return cause(status, self.stderr, self.remote.host)
 
     def silence(self) -> Unreachable:
@@ -161,61 +165,136 @@ class Session:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class Session(Connection):
+    """One `barman get-wal` on its way. `on_end` is called once, with None after success or with what went wrong.
+
+    It is told to stop by whatever `on_data` raises.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        request: Request,
+        on_data: Callable[[bytes], None],
+        on_end: Callable[[Optional[Exception]], None],
+        *,
+        on_stderr: Optional[Callable[[str], None]] = None,
+        control: Optional[str] = None,
+    ) -> None:
+        super().__init__(remote, getwal.command_line(request), on_stderr, control)
+        self.request = request
+        self.on_data = on_data
+        self.on_end = on_end
+
+    def receive_stdout(self) -> bool:
+        data = os.read(self.stdout, CHUNK)
+        if data:
+            self.heard()
+            self.has_answered = True
+            self.on_data(data)
+        return bool(data)
+
+    def verdict(self, status: int) -> Optional[Exception]:
+        if status == 0:
+            return None
+        if getwal.says_absent(self.request.wal_name, status, self.stderr):
+            return Absent(self.request.wal_name)
+        return super().verdict(status)
+
+    def end(self, error: Optional[Exception]) -> None:
+        self.on_end(error)
+
+
+class Master(Connection):
+    """The connection that several sessions share, through a socket. `on_lost` is called once, when it has ended."""
+
+    def __init__(self, remote: Remote, control: str, on_lost: Callable[[Exception], None]) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(control)
+        super().__init__(remote, "", control=control)
+        self._control = control
+        self._on_lost = on_lost
+
+    def is_ready(self) -> bool:
+        """Sessions may start: ssh makes the socket when it was let in."""
+        if not self.has_answered and os.path.exists(self._control):
+            self.has_answered = True
+            self.deadline = math.inf  # ssh's own keepalive notices a dead one
+        return self.has_answered
+
+    def receive_stdout(self) -> bool:
+        return bool(os.read(self.stdout, CHUNK))
+
+    def end(self, error: Optional[Exception]) -> None:
+        self._on_lost(error or Unreachable(f"{self.remote.host} ended the connection"))
 
 
 class Sessions:
-    """All sessions of a call. Leaving the block ends those that are still there."""
+    """All ssh connections of a process, and what else it waits for. Leaving the block ends what is still there."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._open: Dict[Session, Set[int]] = {}
+        self._open: Dict[Connection, Set[int]] = {}
 
     def __enter__(self) -> "Sessions":
         return self
 
     def __exit__(self, *_: object) -> None:
         for session in list(self._open):
-            self._forget(session)
+            self.drop(session)
         self._selector.close()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def start(self, session: Session) -> None:
-        self._open[session] = set(session.pipes)
-        for descriptor in session.pipes:
+    def start(self, session: Connection) -> None:
+        self._open[session] = set(session.descriptors)
+        for descriptor in session.descriptors:
             self._selector.register(descriptor, selectors.EVENT_READ, session)
 
-    def attend(self) -> None:
-        """Wait for the next thing to happen to any of them, and deal with it."""
-        nearest = min((session.deadline for session in self._open), default=time.monotonic())
-        for key, _ in self._selector.select(max(0.0, nearest - time.monotonic())):
-            session: Session = key.data
-            if session in self._open:
-                self._receive(session, key.fd)
-        for session in [one for one in self._open if one.deadline <= time.monotonic()]:
-            self._end(session, session.silence())
+    def watch(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        """Call back whenever there is something to read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, on_readable)
 
-    def _receive(self, session: Session, descriptor: int) -> None:
+    def unwatch(self, descriptor: int) -> None:
+        self._selector.unregister(descriptor)
+
+    def attend(self, limit: float = SILENCE_LIMIT) -> None:
+        """Wait for the next thing to happen to any of them, `limit` seconds at most, and deal with it."""
+        nearest = min((session.deadline for session in self._open), default=math.inf) - time.monotonic()
+        for key, _ in self._selector.select(max(0.0, min(nearest, limit))):
+            if not isinstance(key.data, Connection):
+                key.data()
+            elif key.data in self._open:
+                self._receive(key.data, key.fd)
+        for session in [one for one in self._open if one.deadline <= time.monotonic()]:
+            self.give_up(session, session.silence())
+
+    def _receive(self, session: Connection, descriptor: int) -> None:
         try:
             is_open = session.receive(descriptor)
-        except (segment.Invalid, OSError) as error:
-            self._end(session, error)
+        except (Unreachable, segment.Invalid, OSError) as error:
+            self.give_up(session, error)
             return
-        if not is_open:
+        if not is_open and session in self._open:
             self._selector.unregister(descriptor)
             self._open[session].discard(descriptor)
             if not self._open[session]:
-                self._end(session, session.outcome())
+                self.give_up(session, session.outcome())
 
-    def _end(self, session: Session, error: Optional[Exception]) -> None:
-        self._forget(session)
-        session.on_end(error)
+    def give_up(self, session: Connection, error: Optional[Exception]) -> None:
+        """End one, and tell it why."""
+        self.drop(session)
+        session.end(error)
 
-    def _forget(self, session: Session) -> None:
+    def drop(self, session: Connection) -> None:
+        """End one without asking it what it makes of that."""
         for descriptor in self._open.pop(session):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)

@@ -56,11 +56,11 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 30, step: float = 0.2) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(step)
 
 
 def processes(mentioning: Iterable[str | Path]) -> list[str]:

@@ -65,8 +65,10 @@ Host {alias}
     UserKnownHostsFile {known_hosts}
 """
 
+# The first of the role's ciphers.
 COMMON = """
 Host *
+    Ciphers aes128-gcm@openssh.com
     IdentitiesOnly yes
     IdentityAgent none
     GlobalKnownHostsFile /dev/null
@@ -146,7 +148,7 @@ class BarmanHost:
         gate = self.folder / "lib" / "barman-wal-gate"
         liar = LIAR.format(folder=self.folder).replace('"', r"\"")
         (self.folder / "authorized_keys").write_text(
-            f'restrict,from="127.0.0.1",command="{gate} {servers}" {public("gate")}'
+            f'restrict,from="127.0.0.1",command="{gate} --config {self.folder}/barman.conf {servers}" {public("gate")}'
             f"{public('stock')}"
             f'command="{liar}" {public("liar")}'
         )

@@ -159,3 +159,22 @@ def chris(make_standby: Callable[..., Standby]) -> Standby:
 def recovering(make_standby: Callable[..., Standby]) -> Standby:
     """A point-in-time recovery."""
     return make_standby("recovery.signal")
+
+
+@pytest.fixture
+def archive(barman: BarmanHost, name: str) -> Callable[..., str]:
+    """Makes a server in Barman whose archive holds just these files. Returns its name."""
+
+    def make(files: dict[str, bytes]) -> str:
+        barman.add_server(name)
+        for file, content in files.items():
+            barman.put(name, file, content)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def wal(barman: BarmanHost, angus: Primary) -> Callable[[str], bytes]:
+    """What angus wrote, as Barman holds it."""
+    return lambda name: barman.file("angus", name).read_bytes()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .account import ME, give, start
+from .account import ME, give, processes, start, wait_until
 from .barman_host import BarmanHost
 
 DESTINATION = "pg_wal/RECOVERYXLOG"
@@ -68,6 +68,8 @@ class Standby:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
+        # What works in the background ends with the cluster.
+        (self.data / "global" / "pg_control").unlink(missing_ok=True)
 
     def fetch(self, wal_name: str, *options: str, **where: object) -> Call:
         started = time.monotonic()
@@ -86,4 +88,20 @@ class Standby:
         return sorted(path.name for path in (self.data / "pg_wal").iterdir())
 
     def spooled(self) -> list[str]:
-        return sorted(path.name for path in self.spool.rglob("*") if path.is_file())
+        """The segments that are ready to be handed over."""
+        return sorted(path.name for path in self.spool.rglob("0*") if path.is_file() and len(path.name) == 24)
+
+    def wait_for_spooled(self, *names: str) -> None:
+        wait_until(lambda: set(names) <= set(self.spooled()), f"{names} in the spool")
+
+    def background_ids(self) -> list[int]:
+        """The process ids of those that lead a session of their own and are no ssh."""
+        return [
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")
+            if str(self.spool).encode() in (path / "cmdline").read_bytes() and os.getsid(int(path.name)) != os.getsid(0)
+        ]
+
+    def background(self) -> list[str]:
+        """The processes that go on after a call."""
+        return processes([self.spool])

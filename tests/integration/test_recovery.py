@@ -60,7 +60,7 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
     assert rows(chris) == angus.rows
     chris.stop()
-    assert not processes([place])
+    wait_until(lambda: not processes([place]), "the end of the background process", 5)
 
 
 def test_a_recovery_ends_at_its_restore_point(
@@ -126,7 +126,7 @@ def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
     copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, place: Path
 ) -> None:
     barman.slow(angus.segments[6])
-    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "2"))
+    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command())
     chris.start()
     unfinished = chris.data / "pg_wal"
     wait_until(lambda: list(unfinished.glob("RECOVERYXLOG.*")), "the slow fetch", 60)

@@ -42,16 +42,49 @@ def test_the_window_keeps_its_limits(offered: list[int], spooled: list[int], job
     assert set(chosen) <= set(names(*offered)) - set(names(*spooled))
 
 
-def test_what_replay_cannot_want_is_unwanted() -> None:
-    past, wanted, beyond = names(3, 4, 5), names(6, 7), names(8, 9)
-    other_timeline = names(6, timeline=2)
-    spooled = [*past, *wanted, *beyond, *other_timeline]
-    assert window.unwanted(spooled, names(5)[0], jobs=2, size=SIZE) == [*past, *beyond, *other_timeline]
+def test_replay_wants_what_follows() -> None:
+    assert window.following(names(5)[0], 3, SIZE, {}) == names(6, 7, 8)
 
 
 def test_the_window_crosses_from_one_log_to_the_next() -> None:
-    spooled = ["0000000100000000000000FF", "000000010000000100000000", "000000010000000100000002"]
-    assert window.unwanted(spooled, "0000000100000000000000FE", jobs=2, size=SIZE) == ["000000010000000100000002"]
+    last = "0000000100000000000000FE"
+    assert window.following(last, 2, SIZE, {}) == ["0000000100000000000000FF", "000000010000000100000000"]
+
+
+HISTORY = [(1, 7 * SIZE + 0x148), (2, 9 * SIZE + 0x28)]
+
+
+def test_a_timeline_begins_in_the_segment_of_its_switch() -> None:
+    assert window.beginnings("00000003.history", HISTORY, SIZE) == {1: 0, 2: 7, 3: 9}
+
+
+def test_replay_crosses_to_the_next_timeline_in_the_segment_of_the_switch() -> None:
+    starts = window.beginnings("00000003.history", HISTORY, SIZE)
+    expected = [*names(6), *names(7, 8, timeline=2), *names(9, 10, timeline=3)]
+    assert window.following(names(5)[0], 5, SIZE, starts) == expected
+    assert window.following(names(9, timeline=3)[0], 1, SIZE, starts) == names(10, timeline=3)
+
+
+def test_a_timeline_that_is_no_part_of_the_history_goes_on_by_itself() -> None:
+    assert window.following(names(8, timeline=4)[0], 1, SIZE, {1: 0, 2: 7}) == names(9, timeline=4)
+
+
+def test_what_comes_before_a_segment_ends_with_the_first_of_all() -> None:
+    assert window.before(names(5)[0], 2, SIZE) == names(4, 3)
+    assert window.before(names(3)[0], 9, SIZE) == names(2, 1)
+
+
+def test_as_many_are_asked_for_on_the_chance_as_the_archive_had_in_a_row() -> None:
+    wanted = names(6, 7, 8, 9)
+    assert window.next_to_fetch(wanted, set(), [], {}, trusted=0) == []
+    assert window.next_to_fetch(wanted, set(), [], {}, trusted=1) == names(6)
+    assert window.next_to_fetch(wanted, set(), [], {names(6)[0]: False}, trusted=1) == []
+    assert window.next_to_fetch(wanted, set(), [], {names(6)[0]: True}, trusted=2) == names(7, 8)
+    assert window.next_to_fetch(wanted, set(), names(7), {names(6)[0]: True}, trusted=9) == names(8, 9)
+
+
+def test_nothing_is_asked_for_beyond_the_end_of_the_archive() -> None:
+    assert window.next_to_fetch(names(6, 7, 8, 9), set(names(8)), [], {}, trusted=9) == names(6, 7)
 
 
 def test_a_hole_is_looked_for_further_and_further_away_on_the_same_timeline() -> None:

@@ -1,0 +1,291 @@
+"""The basin: keeps the next segments in the spool or on their way, while PostgreSQL replays.
+
+One thread and no locks: everything happens in callbacks of `transport.Sessions`.
+"""
+
+import contextlib
+import time
+from typing import BinaryIO, Callable, Dict, List, NamedTuple, Optional, Set
+
+from walbasin import codec, policy, segment, window, wire
+from walbasin.archive import Archive, verify
+from walbasin.codec import Sink
+from walbasin.gateway import Gateway, Lost, NoGate
+from walbasin.spool import Spool
+from walbasin.transport import Absent, Master, Session, Sessions, Unreachable
+
+# sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100), and allows
+# ten sessions on one (MaxSessions).
+CONNECTIONS = 8
+# Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
+PIPELINE = 2
+# Seconds for 16 MiB. What takes longer is held back by latency or a window, and further connections help.
+SLOW = 0.2
+# While others bring something, a connection that is silent for so many seconds loses its work to them.
+STALLED = 5.0
+# How often a file may be lost with its connection before that is the answer.
+LOSSES = 2
+# The socket of the master, relative to the spool, which is our working directory: the path of a socket is short.
+CONTROL = "ssh"
+
+
+class Answer(NamedTuple):
+    """What became of a request: an outcome of policy, and its cause in words. `is_outage`: Barman was not reached."""
+
+    outcome: str
+    detail: str = ""
+    is_outage: bool = False
+
+
+Reply = Callable[[Answer], None]
+
+
+def answer_for(error: Exception) -> Answer:
+    """The answer to a request that came to `error`."""
+    if isinstance(error, Absent):
+        return Answer(policy.ABSENT)
+    if isinstance(error, segment.Invalid):
+        return Answer(policy.INVALID, str(error))
+    if isinstance(error, Unreachable):
+        return Answer(policy.UNKNOWN, str(error), error.is_connection)
+    return Answer(policy.UNUSABLE, f"spool: {getattr(error, 'strerror', None) or error}")
+
+
+class Flight:
+    """A file on its way into the spool."""
+
+    def __init__(self, basin: "Basin", name: str, file: BinaryIO) -> None:
+        self.name = name
+        self.file = file
+        self.sink = Sink(file)
+        self.line: Optional[Gateway] = None
+        self._basin = basin
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Its first bytes are here."""
+        self._began = time.monotonic()
+        self._basin.arriving()
+
+    @property
+    def arrives(self) -> bool:
+        return self._began > 0
+
+    def seconds(self) -> float:
+        """How long it took from its first byte on."""
+        return time.monotonic() - self._began if self.arrives else 0.0
+
+    def write(self, data: bytes) -> None:
+        if not self.arrives:
+            self.begin()
+        self.sink.write(data)
+
+    def end(self, error: Optional[Exception]) -> None:
+        """All of it is here, or it failed."""
+        self._basin.ended(self, error)
+
+
+class Basin:
+    """Fetches what is asked for, and what will be."""
+
+    def __init__(self, spool: Spool, archive: Archive, jobs: int, size: int, sessions: Sessions) -> None:
+        """jobs: segments on their way or in the spool, counting the requested one. size: of a segment, in bytes."""
+        self.spool = spool
+        self.archive = archive
+        self.jobs = jobs
+        self.size = size
+        self.sessions = sessions
+        self.is_stock = False
+        self._replies: Dict[str, List[Reply]] = {}
+        self._flights: Dict[str, Flight] = {}
+        self._absent: Set[str] = set()
+        self._losses: Dict[str, int] = {}
+        self._position = ""
+        self._starts: Dict[int, int] = {}
+        self._trusted = 0
+        self._lines: List[Gateway] = []
+        self._notice = ""
+        self._wants_line = False
+        self._master: Optional[Master] = None
+
+    # What PostgreSQL does.
+
+    def ask(self, name: str, reply: Reply) -> None:
+        """A file is needed now. `reply` is called once: when it is in the spool, or it is known why it is not."""
+        self._absent.clear()
+        self._replies.setdefault(name, []).append(reply)
+        if name in self.spool.names():
+            self._answer(name, Answer(policy.DELIVERED))
+        self.pump()
+
+    def taken(self, name: str) -> None:
+        """PostgreSQL has it, and replays."""
+        if segment.is_segment(name):
+            self._position = name
+            self._absent.clear()
+            wanted = window.following(name, self.jobs, self.size, self._starts)
+            self.spool.discard(set(self.spool.names()) - set(wanted))
+        self.pump()
+
+    # What is fetched.
+
+    def pump(self) -> None:
+        """Send as many requests as there are reason, and room, for."""
+        if self.is_stock and not self._has_master():
+            return
+        for name in [one for one in self._replies if one not in self._flights]:
+            self._fetch(name)
+        for name in self._speculative():
+            if not self._has_capacity() or not self._fetch(name):
+                break
+
+    def _speculative(self) -> List[str]:
+        requested = next(filter(segment.is_segment, self._replies), "")
+        if not requested and not self._position:
+            return []
+        jobs = self.jobs - 1 if requested else self.jobs
+        wanted = window.following(requested or self._position, jobs, self.size, self._starts)
+        under_way = {name: flight.arrives for name, flight in self._flights.items()}
+        names = window.next_to_fetch(wanted, self._absent, self.spool.names(), under_way, self._trusted)
+        return names[: max(0, self.spool.room(self.size) - len(under_way))] if names else []
+
+    def _has_capacity(self) -> bool:
+        most = min(CONNECTIONS, self.jobs)
+        if self.is_stock:
+            return len(self._flights) < most
+        if any(len(line) < PIPELINE for line in self._lines):
+            return True
+        if not self._wants_line or len(self._lines) >= most:
+            return False
+        self._wants_line = False
+        with contextlib.suppress(Unreachable):  # those that are there go on
+            self._add_line()
+            return True
+        return False
+
+    def _fetch(self, name: str) -> bool:
+        """Have it on its way. False when that cannot be."""
+        try:
+            file = self.spool.begin(name)
+        except OSError as error:
+            self._answer(name, answer_for(error))
+            return False
+        flight = Flight(self, name, file)
+        self._flights[name] = flight
+        try:
+            if self.is_stock:
+                request = self.archive.asking(name)
+                session = Session(self.archive.remote, request, flight.write, flight.end, control=CONTROL)
+                self.sessions.start(session)
+            else:
+                flight.line = self._line()
+                flight.line.request(flight)
+        except Unreachable as error:
+            flight.end(error)
+            return False
+        return True
+
+    def _line(self) -> Gateway:
+        """The connection to ask next. Raises Unreachable."""
+        if not self._lines:
+            self._add_line()
+        return min(self._lines, key=lambda line: (len(line), not line.is_open))
+
+    def arriving(self) -> None:
+        """The archive has what was asked for."""
+        self._trusted += 1
+        self.pump()
+
+    def ended(self, flight: Flight, error: Optional[Exception]) -> None:
+        """Put it into the spool, and answer; or find another way for it."""
+        name = flight.name
+        del self._flights[name]
+        try:
+            with flight.file:
+                flight.sink.close()
+                if error is None:
+                    verify(name, flight.sink, flight.file, self.archive.cluster)
+                    self._learn(name, flight.file)
+                    self.spool.keep(name)
+        except (segment.Invalid, OSError) as trouble:
+            error = trouble
+        if error is None:
+            self._wants_line = flight.seconds() > SLOW * max(1, self.size // segment.DEFAULT_SIZE)
+            self._losses.pop(name, None)
+            self._answer(name, Answer(policy.DELIVERED))
+        else:
+            self.spool.drop(name)
+            self._failed(name, error)
+        self.pump()
+
+    def _failed(self, name: str, error: Exception) -> None:
+        is_lost = isinstance(error, Lost) or (self.is_stock and isinstance(error, Unreachable) and error.is_connection)
+        if is_lost:
+            self._losses[name] = self._losses.get(name, 0) + 1
+            is_last = not self._lines and not self.is_stock and getattr(error, "is_connection", False)
+            if not is_last and self._losses[name] <= LOSSES:
+                return  # the next pump finds another way
+        self._losses.pop(name, None)
+        self._absent.add(name)
+        self._trusted = 0
+        self._answer(name, answer_for(error))
+
+    def _answer(self, name: str, answer: Answer) -> None:
+        replies = self._replies.pop(name, [])
+        if replies and answer.outcome == policy.DELIVERED:
+            answer, self._notice = answer._replace(detail=self._notice), ""
+            if segment.is_segment(name):
+                self._position = name
+        for reply in replies:
+            reply(answer)
+
+    def _learn(self, name: str, file: BinaryIO) -> None:
+        if segment.is_history(name):
+            file.seek(0)
+            self._starts = window.beginnings(name, segment.history(name, file.read()), self.size)
+
+    # The connections.
+
+    def _add_line(self) -> None:
+        request = self.archive.request
+        opening = wire.Opening(request.server, codec.accepted(), request.compression, request.config)
+        line = Gateway(self.archive.remote, opening, self._line_lost)
+        self._lines.append(line)
+        self.sessions.start(line)
+
+    def _line_lost(self, line: Gateway, cause: Exception) -> None:
+        self._lines.remove(line)
+        if isinstance(cause, NoGate) and not self._lines:
+            self.is_stock = True
+            self._notice = f"{cause}: fetching through barman get-wal, which is slower"
+
+    def _has_master(self) -> bool:
+        if self._master is None:
+            try:
+                self._master = Master(self.archive.remote, CONTROL, self._master_lost)
+            except Unreachable as error:
+                self._master_lost(error)
+                return False
+            self.sessions.start(self._master)
+        return self._master.is_ready()
+
+    def _master_lost(self, cause: Exception) -> None:
+        self._master = None
+        for name in [one for one in self._replies if one not in self._flights]:
+            self._answer(name, answer_for(cause))
+
+    def is_waiting_for_master(self) -> bool:
+        """The master's socket appears without a word, so somebody has to look."""
+        return self._master is not None and not self._master.has_answered and not self._master.is_ready()
+
+    def tick(self) -> None:
+        """To be called once in a while: what does not announce itself."""
+        newest = max((line.heard_at for line in self._lines), default=0.0)
+        for line in [one for one in self._lines if len(one) and newest - one.heard_at > STALLED]:
+            self.sessions.give_up(line, Unreachable(f"a connection to {self.archive.remote.host} has stalled"))
+        if self._replies:
+            self.pump()
+
+    def has_work(self) -> bool:
+        """Something is on its way."""
+        return bool(self._flights or self._replies)

@@ -1,0 +1,166 @@
+"""The gate's side of a connection: requests in, framed answers out, for as long as the fetcher keeps it open."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import syslog
+import tempfile
+from typing import IO, Optional
+
+from walbasin import barman, codec, getwal, segment, wire
+from walbasin.barman import Unreadable
+from walbasin.getwal import Request
+from walbasin.wire import Opening
+
+STDIN, STDOUT = 0, 1
+# A fetcher that is still there asks, or ends the connection, long before that.
+IDLE_LIMIT = 300
+CHUNK = 256 * 1024
+
+
+class Server:
+    """Answers the requests of one connection, in their order."""
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        self.folders: Optional[barman.Folders] = None
+        client = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
+        self._client = f" (SSH host: {client})" if client else ""
+        try:
+            config = barman.read_config(opening.config)
+            self._log = barman.open_log(config)
+            self.folders = barman.folders(config, opening.server)
+        except Unreadable as reason:
+            syslog.syslog(syslog.LOG_WARNING, f"{opening.server}: {reason}; serving through barman get-wal, slowly")
+
+    def run(self) -> None:
+        """Until the fetcher ends it, or says nothing for IDLE_LIMIT seconds."""
+        _write(wire.GREETING + b"\n")
+        waiting = b""
+        while True:
+            # A write that nobody reads ends by the alarm, a read by select.
+            signal.alarm(0)
+            if not select.select([STDIN], [], [], IDLE_LIMIT)[0]:
+                return
+            data = os.read(STDIN, 4096)
+            if not data:
+                return
+            *lines, waiting = (waiting + data).split(b"\n")
+            for line in lines:
+                signal.alarm(IDLE_LIMIT)
+                self.answer(line)
+            if len(waiting) > wire.LONGEST_REQUEST:
+                _write(_error("a request without an end"))
+                return
+
+    def answer(self, line: bytes) -> None:
+        """Raises OSError when the connection is gone."""
+        try:
+            name = wire.parse_request(line)
+        except getwal.Refused as refusal:
+            _write(_error(str(refusal)))
+            return
+        try:
+            found = barman.open_file(self.folders, name) if self.folders is not None else None
+        except OSError as error:
+            _write(_error(f"{error.filename}: {error.strerror}"))
+            return
+        if found is not None:
+            self._send(name, *found)
+        elif self.folders is not None:
+            _write(wire.frame(wire.ABSENT))
+        else:
+            self._send_from_barman(name)
+
+    def _send(self, name: str, descriptor: int, length: int) -> None:
+        try:
+            kind = codec.kind(os.pread(descriptor, codec.MAGIC_LENGTH, 0))
+            if kind and kind not in self.opening.accepts:
+                self._send_from_barman(name)
+                return
+            self._log.info(
+                "Sending WAL '%s' for server '%s' to standard output%s", name, self.opening.server, self._client
+            )
+            if self.opening.compression and not kind and segment.is_segment(name):
+                self._send_compressed(descriptor)
+                return
+            _write(wire.HEADER.pack(wire.DATA, length))
+            sent = 0
+            while sent < length:
+                count = os.sendfile(STDOUT, descriptor, sent, length - sent)
+                if count == 0:  # it became shorter: the promise of the header cannot be kept
+                    raise BrokenPipeError
+                sent += count
+            _write(wire.frame(wire.END))
+        finally:
+            os.close(descriptor)
+
+    def _send_compressed(self, descriptor: int) -> None:
+        compressor = codec.compressor(self.opening.compression)
+        while True:
+            data = os.read(descriptor, CHUNK)
+            compressed = compressor.compress(data) if data else compressor.flush()
+            if compressed:
+                _write(wire.frame(wire.DATA, compressed))
+            if not data:
+                break
+        _write(wire.frame(wire.END))
+
+    def _send_from_barman(self, name: str) -> None:
+        """What only Barman itself can find or undo."""
+        request = Request(self.opening.server, name, self.opening.config, compression=self.opening.compression)
+        with tempfile.TemporaryFile() as stderr:
+            try:
+                process = subprocess.Popen(
+                    ["barman", *getwal.arguments(request)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                )
+            except OSError as error:
+                _write(_error(f"cannot run barman: {error.strerror}"))
+                return
+            with process:
+                assert process.stdout is not None
+                _relay(process.stdout)
+            stderr.seek(0)
+            _write(_verdict(name, process.returncode, stderr.read(wire.LONGEST_ERROR).decode("utf-8", "replace")))
+
+
+def _relay(source: IO[bytes]) -> None:
+    while True:
+        data = os.read(source.fileno(), CHUNK)
+        if not data:
+            return
+        _write(wire.frame(wire.DATA, data))
+
+
+def _verdict(name: str, status: int, stderr: str) -> bytes:
+    if status == 0:
+        return wire.frame(wire.END)
+    if getwal.says_absent(name, status, stderr):
+        return wire.frame(wire.ABSENT)
+    said = stderr.strip().splitlines()[-1:] or ["it said nothing"]
+    return _error(f"barman get-wal ended with status {status}: {said[0]}")
+
+
+def _error(text: str) -> bytes:
+    return wire.frame(wire.ERROR, text.encode("utf-8", "replace")[: wire.LONGEST_ERROR])
+
+
+def _write(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(STDOUT, view) :]
+
+
+def run(opening: Opening) -> int:
+    """Serves a connection. Its end is no error, however it comes."""
+    try:
+        Server(opening).run()
+    except OSError:
+        # The fetcher is gone. What is still buffered must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,189 @@
+"""The background process behind -p: what it keeps ready, who is served by it, and when it ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .account import give, wait_until
+from .barman_host import BarmanHost, install
+from .conftest import Primary
+from .standby import Standby
+
+
+@pytest.fixture
+def served(chris: Standby) -> Standby:
+    """chris, with a server that runs in its data directory: this process stands in for the postmaster."""
+    file = chris.data / "postmaster.pid"
+    file.write_text(f"{os.getpid()}\n{chris.data}\n1700000000\n5432\n")
+    give(file)
+    return chris
+
+
+def test_it_keeps_the_next_segments_ready_over_one_connection(
+    served: Standby, angus: Primary, barman: BarmanHost
+) -> None:
+    names = angus.segments[2:]
+    assert served.fetch(names[0], "-p", "3", host="gate").status == 0
+    for name, following in zip(names, names[1:4]):
+        served.wait_for_spooled(following)
+        assert served.fetch(following, "-p", "3", host="gate").status == 0, name
+    assert barman.requests() == [], "the gate reads Barman's folders, and starts no Barman"
+    assert len([line for line in served.background() if "sshd" not in line]) <= 2, "itself, and one ssh"
+
+
+def test_the_gate_leaves_barmans_own_line_in_its_log(served: Standby, angus: Primary, barman: BarmanHost) -> None:
+    assert served.fetch(angus.segments[3], "-p", "2", host="gate").status == 0
+    line = f"Sending WAL '{angus.segments[3]}' for server 'angus' to standard output (SSH host: 127.0.0.1)"
+    assert line in (barman.home / "barman.log").read_text()
+
+
+def test_a_hit_needs_no_python(served: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path) -> None:
+    first, second = angus.segments[2:4]
+    served.fetcher = install(place / "lib")
+    assert served.fetch(first, "-p", "2", host="gate").status == 0
+    served.wait_for_spooled(second)
+    (place / "lib" / "interpreter").write_text("/bin/false\n")
+    assert served.fetch(second, "-p", "2", host="gate").status == 0
+    assert served.delivered() == wal(second)
+    call = served.fetch("0000000100000000000000EE", "-p", "2", host="gate")
+    assert (call.status, "ended with status 1" in call.stderr) == (2, True), "the counter-proof"
+
+
+@pytest.mark.parametrize("what", ["a link to elsewhere", "another boot"])
+def test_the_shell_trusts_no_folder_that_is_not_this_boots(
+    served: Standby, angus: Primary, place: Path, what: str
+) -> None:
+    served.fetcher = install(place / "lib")
+    assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
+    (link,) = [path for path in served.spool.iterdir() if path.is_symlink()]
+    ready = link.resolve()
+    elsewhere = place / "elsewhere" if what == "a link to elsewhere" else ready.parent / "former"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "0000000100000000000000EE").touch()
+    give(elsewhere)
+    link.unlink()
+    link.symlink_to(elsewhere)
+    assert served.fetch("0000000100000000000000EE", "-p", "2", host="gate").status == 1
+    assert served.pg_wal() == ["RECOVERYXLOG"]
+
+
+def test_sigterm_ends_it_within_a_second_and_leaves_nothing(served: Standby, angus: Primary) -> None:
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    (background,) = served.background_ids()
+    started = time.monotonic()
+    os.kill(background, signal.SIGTERM)
+    wait_until(lambda: not served.background(), "its end", 5, step=0.02)
+    assert time.monotonic() - started < 1
+    assert served.spooled() == []
+    assert served.fetch(angus.segments[3], "-p", "3", host="gate").status == 0, "the next call starts another"
+
+
+def test_it_ends_when_it_is_killed_and_the_next_call_works(served: Standby, angus: Primary) -> None:
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    (background,) = served.background_ids()
+    os.kill(background, signal.SIGKILL)
+    call = served.fetch(angus.segments[7], "-p", "3", host="gate")
+    assert (call.status, call.stderr) == (0, "")
+
+
+def test_it_ends_with_its_server_at_once(served: Standby, angus: Primary) -> None:
+    """Whoever stops the service must find nobody left."""
+    server = subprocess.Popen(["sleep", "60"])
+    (served.data / "postmaster.pid").write_text(f"{server.pid}\n{served.data}\n1700000000\n5432\n")
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    assert served.background()
+    started = time.monotonic()
+    server.kill()
+    server.wait()
+    wait_until(lambda: not served.background(), "its end", 5, step=0.02)
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize("file", ["standby.signal", "postmaster.pid"])
+def test_it_ends_with_recovery_and_with_its_server(served: Standby, angus: Primary, file: str) -> None:
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    assert served.background()
+    (served.data / file).unlink()
+    wait_until(lambda: not served.background(), "its end", 5)
+    assert served.spooled() == []
+
+
+def test_other_options_replace_it(served: Standby, angus: Primary) -> None:
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    before = served.background_ids()
+    call = served.fetch(angus.segments[7], "-p", "2", host="gate")
+    assert (call.status, call.stderr) == (0, "")
+    assert len(served.background_ids()) == 1
+    assert served.background_ids() != before
+
+
+def test_a_miss_is_asked_anew_each_time(
+    served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], barman: BarmanHost
+) -> None:
+    first, second = angus.segments[4:6]
+    server = archive({first: wal(first)})
+    assert served.fetch(first, "-p", "3", server=server, host="gate").status == 0
+    call = served.fetch(second, "-p", "3", server=server, host="gate")
+    assert (call.status, len(call.lines)) == (1, 1)
+    assert "not in the archive" in call.stderr
+    barman.put(server, second, wal(second))
+    assert served.fetch(second, "-p", "3", server=server, host="gate").status == 0
+    assert served.fetch(first, "-p", "3", server=server, host="gate").status == 0, "a step back"
+
+
+def test_replay_is_followed_to_the_next_timeline(
+    served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
+) -> None:
+    last, switched = angus.segments[4:6]
+    child = "00000002" + switched[8:]
+    history = f"1\t0/{int(switched[16:], 16):X}000148\tno recovery target specified\n".encode()
+    server = archive({last: wal(last), child: wal(switched), "00000002.history": history})
+    at = "pg_wal/RECOVERYHISTORY"
+    assert served.fetch("00000002.history", "-p", "3", server=server, host="gate", destination=at).status == 0
+    assert served.delivered(at) == history
+    assert served.fetch(last, "-p", "3", server=server, host="gate").status == 0
+    served.wait_for_spooled(child)
+
+
+def test_where_process_1_is_the_postmaster_it_is_not_started(served: Standby, angus: Primary) -> None:
+    (served.data / "postmaster.pid").write_text(f"1\n{served.data}\n1700000000\n5432\n")
+    call = served.fetch(angus.segments[2], "-p", "3", host="gate")
+    assert (call.status, len(call.lines)) == (0, 1)
+    assert "process 1 is the postmaster" in call.stderr
+    assert not served.background()
+    assert served.spooled() == angus.segments[3:5]
+    call = served.fetch(angus.segments[5], "-p", "3", host="gate")
+    assert (call.status, call.stderr) == (0, ""), "that is said once"
+
+
+@pytest.mark.parametrize("kind", [one for one in ("gzip", "bzip2", "xz", "zstd", "lz4") if shutil.which(one)])
+def test_what_is_stored_compressed_crosses_as_it_is(
+    served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], kind: str
+) -> None:
+    first, second = angus.segments[4:6]
+
+    def stored(name: str) -> bytes:
+        return subprocess.run([kind, "-1", "-c"], input=wal(name), stdout=subprocess.PIPE, check=True).stdout
+
+    server = archive({first: stored(first), second: stored(second)})
+    assert served.fetch(first, "-p", "2", server=server, host="gate").status == 0
+    assert served.delivered() == wal(first)
+    served.wait_for_spooled(second)
+    assert served.barman.requests() == []
+
+
+def test_a_forced_mode_is_not_forgotten(
+    served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
+) -> None:
+    first, hole, after = angus.segments[4:7]
+    server = archive({first: wal(first), after: wal(after)})
+    assert served.fetch(first, "-p", "2", "--mode", "recovery", server=server, host="gate").status == 0
+    call = served.fetch(hole, "-p", "2", "--mode", "recovery", "--retry", "0", server=server, host="gate")
+    assert call.status == 200
+    assert "a hole" in call.stderr
