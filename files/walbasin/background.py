@@ -124,7 +124,7 @@ class Background:
         if fingerprint != self.fingerprint:
             # Options or version are others now. Without an answer the caller waits for the lock, and starts another.
             self._end()
-        elif segment.is_segment(name) or segment.is_history(name):
+        elif segment.is_file(name):
             self.basin.ask(name, lambda answer: self._answer(caller, answer))
         else:
             self._dismiss(caller)

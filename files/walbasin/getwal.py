@@ -1,4 +1,4 @@
-"""The `barman get-wal` command line: what the fetcher sends to a Barman host, and all that the gate lets through.
+"""The `barman get-wal` command line: what stock clients send, we too where no gate is, and what a gate lets through.
 
 The forms are those that the barman-wal-restore of Barman 1.6.1 to 3.19.1 sends.
 """
@@ -85,7 +85,7 @@ def parse(line: str) -> Request:
         raise Refused(f"option {options[0]!r} is not served here")
     if server.startswith("-"):
         raise Refused(f"no server is called {server!r}")
-    if not (segment.is_segment(wal_name) or segment.is_history(wal_name) or (test and wal_name == DUMMY_WAL_NAME)):
+    if not (segment.is_file(wal_name) or (test and wal_name == DUMMY_WAL_NAME)):
         raise Refused(f"{wal_name!r} is no name of a WAL or history file")
     return Request(server, wal_name, config, test, peek, compression, keep_compression, partial)
 

@@ -111,7 +111,7 @@ def parse(words: List[str]) -> Options:
     options = _parser().parse_args(words, Options())
     if options.barman_host.startswith("-") or options.server_name.startswith("-"):
         raise UsageError("neither a host nor a server has a name that begins with '-'")
-    if not options.test and not (segment.is_segment(options.wal_name) or segment.is_history(options.wal_name)):
+    if not options.test and not segment.is_file(options.wal_name):
         raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
     options.fingerprint = ask.fingerprint(words)
     return options

@@ -36,6 +36,11 @@ def is_history(name: str) -> bool:
     return len(name) == 16 and name.endswith(".history") and not name[:8].strip(HEXADECIMAL)
 
 
+def is_file(name: str) -> bool:
+    """True for the name of anything that is fetched: a WAL segment or a history file."""
+    return is_segment(name) or is_history(name)
+
+
 def timeline(name: str) -> int:
     """The timeline a segment or history file belongs to."""
     return int(name[:8], 16)

@@ -68,7 +68,7 @@ def request_line(name: str) -> bytes:
 def parse_request(line: bytes) -> str:
     """The name that a line (without its end) asks for. Raises getwal.Refused."""
     name = line.decode("ascii", "replace")
-    if not (segment.is_segment(name) or segment.is_history(name)):
+    if not segment.is_file(name):
         raise getwal.Refused(f"{name!r} is no name of a WAL or history file")
     return name
 
