@@ -1,5 +1,6 @@
 """A Barman host: a real sshd on loopback, a real Barman behind it, and ways to disturb the two."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,6 +34,7 @@ exec {barman} -c {folder}/barman.conf "$@"
 # As `barman` in the ssh key's own words: whatever comes, it says and ends with what the test has written down.
 LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
 
+# SHLVL: Debian's bash reads ~/.bashrc for each command that ssh brings; barman's is short, and ours here may not be.
 SSHD = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -45,7 +47,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 PidFile none
 Subsystem sftp internal-sftp
-SetEnv PATH={folder}/bin:/usr/bin:/bin
+SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
 """
 
 SERVER = """
@@ -114,8 +116,8 @@ class BarmanHost:
     def _write_keys(self) -> None:
         for key in ("host_key", "other_host_key", "client/gate", "client/stock", "client/liar", "client/stranger"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key], check=True)
-        host, other = ((self.folder / f"{key}.pub").read_text() for key in ("host_key", "other_host_key"))
-        (self.client / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}")
+        self._host_key, other = ((self.folder / f"{key}.pub").read_text() for key in ("host_key", "other_host_key"))
+        (self.client / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self._host_key}")
         (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
         self._write_client("ssh_config", self.port)
         self._write_client("unplugged", free_port())
@@ -164,14 +166,28 @@ class BarmanHost:
         )
         wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
 
+    def cpu(self) -> float:
+        """Seconds of CPU of all connections that have ended, with everything that ran in them (proc(5), stat)."""
+        assert self._sshd is not None
+        fields = Path(f"/proc/{self._sshd.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
     def end(self) -> None:
         if self._sshd is not None:
             self._sshd.terminate()
             self._sshd.wait(timeout=10)
 
-    def add_server(self, name: str) -> Path:
+    def reach_through(self, port: int) -> str:
+        """The name of an ssh_config by which the same hosts are reached at another port."""
+        known_hosts = self.client / "known_hosts"
+        known_hosts.write_text(known_hosts.read_text() + f"[127.0.0.1]:{port} {self._host_key}")
+        self._write_client(f"through-{port}", port)
+        return f"through-{port}"
+
+    def add_server(self, name: str, compression: str = "") -> Path:
         """A server in Barman's configuration, with an empty archive. Returns the folder of its WAL."""
         text = SERVER.format(name=name, port=self.primary_port, user=POSTGRES)
+        text += f"compression = {compression}\n" if compression else ""
         (self.folder / "barman.d" / f"{name}.conf").write_text(text)
         for folder in ("wals", "incoming", "streaming", "base", "errors"):
             (self.home / name / folder).mkdir(parents=True)
@@ -241,7 +257,7 @@ def install(folder: Path) -> Path:
     return folder / "barman-wal-restore"
 
 
-def install_stock_client(folder: Path, barman: BarmanHost) -> Path:
+def install_stock_client(folder: Path, barman: BarmanHost, ssh_config: str = "ssh_config") -> Path:
     """The barman-wal-restore of Barman itself, where postgres can read it, with our ssh_config put into its ssh."""
     folder.mkdir(mode=0o755)
     packages = next(VENV.parent.glob("lib/python3*/site-packages"))
@@ -250,7 +266,7 @@ def install_stock_client(folder: Path, barman: BarmanHost) -> Path:
     shutil.copy(packages / "six.py", folder)
     client, ssh = folder / "barman-wal-restore", folder / "ssh"
     client.write_text(STOCK_CLIENT.format(python=PYTHON, folder=folder))
-    ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {barman.client}/ssh_config "$@"\n')
+    ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {barman.client}/{ssh_config} "$@"\n')
     for program in (client, ssh):
         program.chmod(0o755)
     return client
