@@ -1,11 +1,11 @@
 """Barman's archive of one server, as a standby sees it: fetch, verified, and look ahead."""
 
 import contextlib
-from typing import BinaryIO, List, NamedTuple, Optional
+from typing import BinaryIO, List, NamedTuple, Optional, Union
 
 from walbasin import segment, transport, window
 from walbasin.cluster import Cluster
-from walbasin.codec import Sink
+from walbasin.codec import Arrival, Sink
 from walbasin.delivery import whole_file
 from walbasin.getwal import Request
 from walbasin.job import Job
@@ -41,8 +41,8 @@ def of(job: Job) -> Archive:
     return Archive(remote, request, job.cluster)
 
 
-def verify(name: str, sink: Sink, file: BinaryIO, cluster: Optional[Cluster]) -> None:
-    """Raises segment.Invalid unless the sink's file is what its name says."""
+def verify(name: str, sink: Union[Sink, Arrival], file: BinaryIO, cluster: Optional[Cluster]) -> None:
+    """Raises segment.Invalid unless the sink's file is what its name says, and OSError from the disk."""
     sink.finish()
     if segment.is_history(name):
         file.seek(0)

@@ -29,7 +29,7 @@ def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] 
         outcome, mode, detail, _ = answer
         if outcome == "delivered" and not detail:
             os.rename(name, destination, src_dir_fd=folder)
-            ring(folder, name)
+            ring(folder)
             return 0, None
         if outcome == "absent" and mode == "standby" and not MORE_THAN_ABSENT & set(words):
             message.say_absent(name, server, ends_recovery=False)
@@ -78,14 +78,14 @@ def _answer(connection: Socket) -> "tuple[str, ...] | None":
     return tuple(text.decode().rstrip("\n").split("\t"))
 
 
-def ring(folder: int, name: str) -> None:
+def ring(folder: int) -> None:
     """Tell the background process, if there is one, that a segment was taken."""
     try:
         bell = os.open(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return
     try:
-        os.write(bell, f"{name}\n".encode())
+        os.write(bell, b"\n")
     except OSError:
         return
     finally:

@@ -157,11 +157,10 @@ class Background:
         caller.close()
 
     def _hear(self, bell: int) -> None:
-        """Segments that were taken without asking."""
+        """A segment was taken without asking."""
         self.last_use = time.monotonic()
-        for word in os.read(bell, 4096).decode("ascii", "replace").split():
-            if segment.is_segment(word):
-                self.basin.taken(word)
+        os.read(bell, 4096)
+        self.basin.pump()
 
 
 def may_run(own: Cluster) -> bool:

@@ -1,15 +1,20 @@
 """The basin: keeps the next segments in the spool or on their way, while PostgreSQL replays.
 
-One thread and no locks: everything happens in callbacks of `transport.Sessions`.
+One thread and no locks: everything happens in callbacks of `transport.Sessions`. Only what is compressed is undone
+beside it, each file in a thread that has nothing else, so that arrivals do not wait for it.
 """
 
 import contextlib
+import math
+import os
+import threading
 import time
-from typing import BinaryIO, Callable, Dict, List, NamedTuple, Optional, Set
+from collections import deque
+from typing import BinaryIO, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from walbasin import codec, policy, segment, window, wire
 from walbasin.archive import Archive, verify
-from walbasin.codec import Sink
+from walbasin.codec import Arrival
 from walbasin.gateway import Gateway, Lost, NoGate
 from walbasin.spool import Spool
 from walbasin.transport import Absent, Master, Session, Sessions, Unreachable
@@ -19,8 +24,10 @@ from walbasin.transport import Absent, Master, Session, Sessions, Unreachable
 CONNECTIONS = 8
 # Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
 PIPELINE = 2
-# Seconds for 16 MiB. What takes longer is held back by latency or a window, and further connections help.
+# Seconds for 16 MiB. What takes longer may be held back by what each connection has for itself: latency and a window
+# (2 MiB of OpenSSH's), or one processor. Then further ones help, and if not, they slow down the first.
 SLOW = 0.2
+SHARED = 1.3
 # While others bring something, a connection that is silent for so many seconds loses its work to them.
 STALLED = 5.0
 # How often a file may be lost with its connection before that is the answer.
@@ -51,38 +58,54 @@ def answer_for(error: Exception) -> Answer:
     return Answer(policy.UNUSABLE, f"spool: {getattr(error, 'strerror', None) or error}")
 
 
+def lines_to_use(now: int, used: int, most: int, seconds: float, alone: float) -> int:
+    """How many connections to use, of `now` and at most `most`, after a segment that came in `seconds` for 16 MiB.
+
+    used: how many were at work meanwhile. alone: seconds for 16 MiB when there was one. Doubles while those that are
+    there do not slow down each other.
+    """
+    if used < now or seconds < SLOW or (now > 1 and seconds > SHARED * alone):
+        return now
+    return min(2 * now, most)
+
+
 class Flight:
     """A file on its way into the spool."""
 
     def __init__(self, basin: "Basin", name: str, file: BinaryIO) -> None:
         self.name = name
         self.file = file
-        self.sink = Sink(file)
+        self.arrival = Arrival(file, lambda: basin.spool.aside(name))
         self.line: Optional[Gateway] = None
+        # How many connections were at work when it began, and how long it took from then on, in seconds.
+        self.used = 0
+        self.seconds = 0.0
         self._basin = basin
         self._began = 0.0
 
     def begin(self) -> None:
         """Its first bytes are here."""
         self._began = time.monotonic()
+        self.used = self._basin.lines_at_work()
         self._basin.arriving()
 
     @property
     def arrives(self) -> bool:
         return self._began > 0
 
-    def seconds(self) -> float:
-        """How long it took from its first byte on."""
-        return time.monotonic() - self._began if self.arrives else 0.0
-
     def write(self, data: bytes) -> None:
         if not self.arrives:
             self.begin()
-        self.sink.write(data)
+        self.arrival.write(data)
 
     def end(self, error: Optional[Exception]) -> None:
         """All of it is here, or it failed."""
-        self._basin.ended(self, error)
+        self.seconds = time.monotonic() - self._began if self.arrives else 0.0
+        self._basin.landed(self, error)
+
+    def close(self) -> None:
+        self.arrival.close()
+        self.file.close()
 
 
 class Basin:
@@ -101,12 +124,17 @@ class Basin:
         self._absent: Set[str] = set()
         self._losses: Dict[str, int] = {}
         self._position = ""
+        self._kept = set(spool.names())
         self._starts: Dict[int, int] = {}
         self._trusted = 0
         self._lines: List[Gateway] = []
         self._notice = ""
-        self._wants_line = False
+        self._lines_to_use = 1
+        self._alone = math.inf
         self._master: Optional[Master] = None
+        self._undone: Deque[Tuple[Flight, Optional[Exception]]] = deque()
+        self._bell, self._rope = os.pipe()
+        sessions.watch(self._bell, self._hear)
 
     # What PostgreSQL does.
 
@@ -118,14 +146,21 @@ class Basin:
             self._answer(name, Answer(policy.DELIVERED))
         self.pump()
 
-    def taken(self, name: str) -> None:
-        """PostgreSQL has it, and replays."""
-        if segment.is_segment(name):
-            self._position = name
+    def follow(self) -> List[str]:
+        """What has gone from the spool was taken: PostgreSQL replays it. Returns what is still there.
+
+        A hit is told of by the bell, but a moment later; to fetch it again meanwhile would be a waste.
+        """
+        spooled = set(self.spool.names())
+        gone = self._kept - spooled
+        if gone:
+            self._position = max(gone)
             self._absent.clear()
-            wanted = window.following(name, self.jobs, self.size, self._starts)
-            self.spool.discard(set(self.spool.names()) - set(wanted))
-        self.pump()
+            wanted = window.following(self._position, self.jobs, self.size, self._starts)
+            self.spool.discard(spooled - set(wanted))
+            spooled &= set(wanted)
+        self._kept = spooled
+        return sorted(spooled)
 
     # What is fetched.
 
@@ -140,28 +175,28 @@ class Basin:
                 break
 
     def _speculative(self) -> List[str]:
+        spooled = self.follow()
         requested = next(filter(segment.is_segment, self._replies), "")
         if not requested and not self._position:
             return []
         jobs = self.jobs - 1 if requested else self.jobs
         wanted = window.following(requested or self._position, jobs, self.size, self._starts)
         under_way = {name: flight.arrives for name, flight in self._flights.items()}
-        names = window.next_to_fetch(wanted, self._absent, self.spool.names(), under_way, self._trusted)
+        names = window.next_to_fetch(wanted, self._absent, spooled, under_way, self._trusted)
         return names[: max(0, self.spool.room(self.size) - len(under_way))] if names else []
 
     def _has_capacity(self) -> bool:
         most = min(CONNECTIONS, self.jobs)
         if self.is_stock:
             return len(self._flights) < most
-        if any(len(line) < PIPELINE for line in self._lines):
-            return True
-        if not self._wants_line or len(self._lines) >= most:
-            return False
-        self._wants_line = False
         with contextlib.suppress(Unreachable):  # those that are there go on
-            self._add_line()
-            return True
-        return False
+            while len(self._lines) < self._lines_to_use:
+                self._add_line()
+        return any(len(line) < self._depth() for line in self._lines)
+
+    def _depth(self) -> int:
+        """How many requests to have on each connection. None shall wait on one while another is idle."""
+        return max(1, min(PIPELINE, self.jobs // max(1, len(self._lines))))
 
     def _fetch(self, name: str) -> bool:
         """Have it on its way. False when that cannot be."""
@@ -189,34 +224,76 @@ class Basin:
         """The connection to ask next. Raises Unreachable."""
         if not self._lines:
             self._add_line()
-        return min(self._lines, key=lambda line: (len(line), not line.is_open))
+        return min(self._lines, key=lambda line: (len(line) >= self._depth(), not line.is_open, len(line)))
+
+    def lines_at_work(self) -> int:
+        """How many connections have something to bring."""
+        return sum(line.is_open and len(line) > 0 for line in self._lines)
 
     def arriving(self) -> None:
         """The archive has what was asked for."""
         self._trusted += 1
         self.pump()
 
-    def ended(self, flight: Flight, error: Optional[Exception]) -> None:
+    def landed(self, flight: Flight, error: Optional[Exception]) -> None:
+        """All of it is here, or it failed."""
+        if error is None and flight.arrival.is_compressed:
+            threading.Thread(target=self._undo, args=(flight,), daemon=True).start()
+        else:
+            self._settle(flight, error or self._trouble_with(flight))
+
+    def _undo(self, flight: Flight) -> None:
+        """In a thread of its own."""
+        self._undone.append((flight, self._trouble_with(flight)))
+        os.write(self._rope, b"\0")
+
+    def _hear(self) -> None:
+        os.read(self._bell, 4096)
+        while self._undone:
+            self._settle(*self._undone.popleft())
+
+    def _trouble_with(self, flight: Flight) -> Optional[Exception]:
+        """Why it is not what its name says, if it is not."""
+        try:
+            verify(flight.name, flight.arrival, flight.file, self.archive.cluster)
+        except Exception as error:  # whatever it is, somebody waits for an answer
+            return error
+        return None
+
+    def _settle(self, flight: Flight, error: Optional[Exception]) -> None:
         """Put it into the spool, and answer; or find another way for it."""
         name = flight.name
         del self._flights[name]
         try:
-            with flight.file:
-                flight.sink.close()
-                if error is None:
-                    verify(name, flight.sink, flight.file, self.archive.cluster)
-                    self._learn(name, flight.file)
-                    self.spool.keep(name)
+            if error is None:
+                self._weigh(flight)
+                self._learn(name, flight.file)
+                self.spool.keep(name)
+                self._kept |= {name} if segment.is_segment(name) else set()
         except (segment.Invalid, OSError) as trouble:
             error = trouble
+        flight.close()
         if error is None:
-            self._wants_line = flight.seconds() > SLOW * max(1, self.size // segment.DEFAULT_SIZE)
             self._losses.pop(name, None)
             self._answer(name, Answer(policy.DELIVERED))
         else:
             self.spool.drop(name)
             self._failed(name, error)
         self.pump()
+
+    def _weigh(self, flight: Flight) -> None:
+        """Whether more connections would help. While PostgreSQL need not wait, there are enough."""
+        if not self._has_next() and segment.is_segment(flight.name):
+            seconds = flight.seconds / max(1, self.size // segment.DEFAULT_SIZE)
+            if self._lines_to_use == 1:
+                self._alone = seconds
+            most = min(CONNECTIONS, self.jobs)
+            self._lines_to_use = lines_to_use(self._lines_to_use, flight.used, most, seconds, self._alone)
+
+    def _has_next(self) -> bool:
+        """What PostgreSQL wants next is in the spool."""
+        following = window.following(self._position, 1, self.size, self._starts) if self._position else []
+        return bool(set(following) & set(self.spool.names()))
 
     def _failed(self, name: str, error: Exception) -> None:
         is_lost = isinstance(error, Lost) or (self.is_stock and isinstance(error, Unreachable) and error.is_connection)

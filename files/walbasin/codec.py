@@ -10,6 +10,9 @@ from walbasin import segment
 from walbasin.segment import Invalid
 
 MAGIC_LENGTH = 8
+CHUNK = 256 * 1024
+# Of a file on its way: what cannot be compressed becomes a little longer.
+LONGEST = 2 * segment.LARGEST
 SPLICE_NONBLOCK = 2
 
 
@@ -74,7 +77,7 @@ def compressor(name: str) -> Any:
 
 
 class Sink:
-    """Takes the bytes of one file as they arrive, writes them decoded, and says at the end whether it is whole.
+    """Takes the bytes of one file as they come, writes them decoded, and says at the end whether it is whole.
 
     After `finish` it has their number as `length`, and the first of them as `header`.
     """
@@ -97,19 +100,6 @@ class Sink:
             data, self._waiting = self._waiting, b""
             self._decide(data)
         self._pass_on(data)
-
-    def splice(self, pipe: int, most: int) -> Optional[int]:
-        """Move up to `most` bytes from a pipe without looking at them, when nothing about them is open any more.
-
-        The number of bytes moved (0: the pipe has ended), or None when they have to go through `write`.
-        Raises BlockingIOError while the pipe is empty, and OSError from the disk.
-        """
-        if not hasattr(os, "splice") or self._decoder or self._program or len(self.header) < segment.LONG_HEADER.size:
-            return None
-        self._file.flush()
-        moved = os.splice(pipe, self._file.fileno(), most, flags=SPLICE_NONBLOCK)
-        self.length += moved
-        return moved
 
     def _decide(self, start: bytes) -> None:
         self._is_decided = True
@@ -168,3 +158,87 @@ class Sink:
         with contextlib.suppress(BrokenPipeError):
             self._program.stdin.close()
         return self._program.wait()
+
+
+class Arrival:
+    """Takes the bytes of one file as they arrive, without a look at them but for the first few.
+
+    Plain ones go where they belong, compressed ones aside, so that no arrival waits for what another takes to be undone.
+    After `finish` it has `length` and `header` as a Sink has them.
+    """
+
+    def __init__(self, file: BinaryIO, aside: Callable[[], BinaryIO]) -> None:
+        """aside: makes the file for what is compressed."""
+        self.header = b""
+        self.length = 0
+        self.is_compressed = False
+        self._file = file
+        self._aside = aside
+        self._received: Optional[BinaryIO] = None
+        self._came = 0
+        self._waiting = b""
+
+    def write(self, data: bytes) -> None:
+        """Raises Invalid when there is more than any WAL segment has, and OSError from the disk."""
+        if self._received is None:
+            self._waiting += data
+            if len(self._waiting) < MAGIC_LENGTH:
+                return
+            data, self._waiting = self._waiting, b""
+            self._decide(data)
+        self._put(data)
+
+    def _decide(self, start: bytes) -> None:
+        self.is_compressed = bool(kind(start))
+        self._received = self._aside() if self.is_compressed else self._file
+
+    def _put(self, data: bytes) -> None:
+        assert self._received is not None
+        self._count(len(data))
+        self._received.write(data)
+        # Nothing may be left in a buffer when more is spliced behind it.
+        self._received.flush()
+
+    def _count(self, length: int) -> None:
+        self._came += length
+        if self._came > LONGEST:
+            raise Invalid("longer than any WAL segment")
+
+    def splice(self, pipe: int, most: int) -> Optional[int]:
+        """Move up to `most` bytes from a pipe, or say None when they have to go through `write`.
+
+        The number of bytes moved; 0: the pipe has ended. Raises BlockingIOError while it is empty, and as `write` does.
+        """
+        if self._received is None or not hasattr(os, "splice"):
+            return None
+        moved = os.splice(pipe, self._received.fileno(), most, flags=SPLICE_NONBLOCK)
+        self._count(moved)
+        return moved
+
+    def finish(self) -> None:
+        """No more bytes will come: undo what is compressed, which takes its time. Raises Invalid, OSError."""
+        if self._received is None:
+            self._decide(self._waiting)
+            self._put(self._waiting)
+        if self.is_compressed:
+            self._undo()
+        else:
+            self.length = os.fstat(self._file.fileno()).st_size
+            self.header = os.pread(self._file.fileno(), segment.LONG_HEADER.size, 0)
+
+    def _undo(self) -> None:
+        assert self._received is not None
+        sink = Sink(self._file)
+        try:
+            self._received.seek(0)
+            while data := self._received.read(CHUNK):
+                sink.write(data)
+            sink.finish()
+        finally:
+            sink.close()
+        self.header, self.length = sink.header, sink.length
+
+    def close(self) -> None:
+        """Let go of what was put aside."""
+        if self._received is not None and self._received is not self._file:
+            self._received.close()

@@ -8,8 +8,8 @@ import subprocess
 from collections import deque
 from typing import Callable, Deque, Optional, Protocol
 
-from walbasin import segment, transport, wire
-from walbasin.codec import Sink
+from walbasin import codec, transport, wire
+from walbasin.codec import Arrival
 from walbasin.segment import Invalid
 from walbasin.transport import Absent, Remote, Unreachable
 
@@ -18,14 +18,13 @@ PIPE_SIZE = 1024 * 1024
 F_SETPIPE_SZ = 1031
 # What a shell on the other side may print before the gate does.
 LONGEST_BANNER = 64 * 1024
-LONGEST_FILE = 2 * segment.LARGEST
 
 
 class Receiver(Protocol):
-    """Who asked for file `name`. `begin` is called with its first bytes, `end` with None when the sink has it all."""
+    """Who asked for file `name`. `begin` is called with its first bytes, `end` with None when the arrival has it all."""
 
     name: str
-    sink: Sink
+    arrival: Arrival
 
     def begin(self) -> None: ...
 
@@ -126,7 +125,7 @@ class Gateway(transport.Connection):
             return False
         self._kind, self._left = wire.HEADER.unpack_from(self._buffer)
         self._buffer = self._buffer[wire.HEADER.size :]
-        limit = wire.LONGEST_ERROR if self._kind == wire.ERROR else LONGEST_FILE if self._kind == wire.DATA else 0
+        limit = wire.LONGEST_ERROR if self._kind == wire.ERROR else codec.LONGEST if self._kind == wire.DATA else 0
         if self._kind not in wire.FRAMES or self._left > limit or not self._pending:
             raise Unreachable(f"the gate on {self.remote.host} answered what was not asked")
         if self._kind == wire.END:
@@ -142,15 +141,15 @@ class Gateway(transport.Connection):
 
     def _take(self) -> bool:
         """Some bytes of the file that is arriving. What cannot be used is read to its end all the same."""
-        sink = self._pending[0].sink
+        arrival = self._pending[0].arrival
         try:
-            moved = None if self._buffer or self._trouble else sink.splice(self.stdout, self._left)
+            moved = None if self._buffer or self._trouble else arrival.splice(self.stdout, self._left)
             if moved is None:
                 data = self._read(min(self._left, CHUNK))
                 moved = len(data)
                 self._left -= moved
                 if data and self._trouble is None:
-                    sink.write(data)
+                    arrival.write(data)
                 return bool(data)
             self._left -= moved
             return moved > 0

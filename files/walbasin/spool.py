@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 UNFINISHED = ".unfinished"
+ASIDE = ".aside" + UNFINISHED
 OUTAGE = "outage"
 SPARE_SEGMENTS = 4
 SPARE_SHARE = 0.05
@@ -99,7 +100,7 @@ class Spool:
         door.bind(ask.path(self._folder, name))
 
     def open_bell(self) -> int:
-        """A descriptor on which the names of the segments can be read that are taken without asking. Raises OSError."""
+        """A descriptor on which there is something to read whenever a segment was taken without asking. Raises OSError."""
         self.discard([ask.BELL])
         os.mkfifo(ask.BELL, 0o600, dir_fd=self._folder)
         return os.open(ask.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
@@ -147,7 +148,7 @@ class Spool:
     def _hand_over(self, name: str, destination: str) -> None:
         with contextlib.suppress(OSError):  # another filesystem, or a destination that the copy will report on
             os.rename(name, destination, src_dir_fd=self._folder)
-            ask.ring(self._folder, name)
+            ask.ring(self._folder)
             return
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         try:
@@ -157,7 +158,7 @@ class Spool:
         finally:
             os.close(source)
         self.discard([name])
-        ask.ring(self._folder, name)
+        ask.ring(self._folder)
 
     def claim(self) -> bool:
         """Become the one that fills it, until this process ends. False when another is at it."""
@@ -173,10 +174,19 @@ class Spool:
 
         It is locked until it is closed: whoever wants it may wait for the lock.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.fdopen(os.open(name + UNFINISHED, flags, 0o600, dir_fd=self._folder), "r+b")
+        file = self._create(name + UNFINISHED)
         fcntl.flock(file, fcntl.LOCK_EX)
         return file
+
+    def aside(self, name: str) -> BinaryIO:
+        """A file without a name, beside the one that was begun. Raises OSError."""
+        file = self._create(name + ASIDE)
+        self.discard([name + ASIDE])
+        return file
+
+    def _create(self, name: str) -> BinaryIO:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name, flags, 0o600, dir_fd=self._folder), "r+b")
 
     def keep(self, name: str) -> None:
         """What was begun is whole and verified. Raises OSError."""

@@ -11,6 +11,8 @@ import time
 CHUNK = 256 * 1024
 # Of a link with a rate: a packet's worth, so that connections share it.
 PACKET = 16 * 1024
+# Seconds of what waits in front of a link with a rate, so that it never runs dry by our own lateness.
+QUEUE = 0.01
 # What is on its way at most; a window of TCP that never holds anybody back.
 UNDER_WAY = 64 << 20
 
@@ -19,14 +21,14 @@ class Link:
     """One direction."""
 
     def __init__(self, rate: int) -> None:
-        self._rate = rate
+        self.rate = rate
         self._is_free_at = 0.0
 
     def passes_at(self, length: int) -> float:
         """When the last of so many bytes has left, if they are put on it now."""
-        if not self._rate:
+        if not self.rate:
             return time.monotonic()
-        self._is_free_at = max(self._is_free_at, time.monotonic()) + length / self._rate
+        self._is_free_at = max(self._is_free_at, time.monotonic()) + length / self.rate
         return self._is_free_at
 
 
@@ -35,10 +37,11 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY // PACKET)
 
     async def receive() -> None:
-        while data := await reader.read(PACKET if link._rate else CHUNK):
-            left = link.passes_at(len(data))
-            await under_way.put((left + delay, data))
-            await sleep_until(left)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(PACKET if link.rate else CHUNK):
+                left = link.passes_at(len(data))
+                await under_way.put((left + delay, data))
+                await sleep_until(left - QUEUE)
         await under_way.put((0.0, b""))
 
     receiving = asyncio.create_task(receive())
@@ -64,10 +67,10 @@ async def serve(port: int, target: int, delay: float, rate: int) -> None:
     there, back = Link(rate), Link(rate)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target, limit=CHUNK)
         await asyncio.gather(carry(reader, far_writer, there, delay), carry(far_reader, writer, back, delay))
 
-    async with await asyncio.start_server(accept, "127.0.0.1", port) as server:
+    async with await asyncio.start_server(accept, "127.0.0.1", port, limit=CHUNK) as server:
         await server.serve_forever()
 
 
