@@ -24,10 +24,13 @@ from walbasin.transport import Absent, Master, Session, Sessions, Unreachable
 CONNECTIONS = 8
 # Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
 PIPELINE = 2
-# Seconds for 16 MiB. What takes longer may be held back by what each connection has for itself: latency and a window
-# (2 MiB of OpenSSH's), or one processor. Then further ones help, and if not, they slow down the first.
+# Seconds for a segment. What takes longer may be held back by the window that OpenSSH gives each connection, of so many
+# bytes in a round trip. That is so when the round trips make up this share of the time. Then further connections help,
+# until they slow down each other.
 SLOW = 0.2
-SHARED = 1.3
+WINDOW = 2 << 20
+SHARE = 0.6
+SLOWED = 1.3
 # While others bring something, a connection that is silent for so many seconds loses its work to them.
 STALLED = 5.0
 # How often a file may be lost with its connection before that is the answer.
@@ -58,15 +61,22 @@ def answer_for(error: Exception) -> Answer:
     return Answer(policy.UNUSABLE, f"spool: {getattr(error, 'strerror', None) or error}")
 
 
-def lines_to_use(now: int, used: int, most: int, seconds: float, alone: float) -> int:
-    """How many connections to use, of `now` and at most `most`, after a segment that came in `seconds` for 16 MiB.
-
-    used: how many were at work meanwhile. alone: seconds for 16 MiB when there was one. Doubles while those that are
-    there do not slow down each other.
+class Pace(NamedTuple):
+    """How a segment came: in `seconds`, while `used` connections were at work. The fewest seconds it ever took with one
+    are `alone`; `round_trip` seconds are between a request and the first word of its answer.
     """
-    if used < now or seconds < SLOW or (now > 1 and seconds > SHARED * alone):
-        return now
-    return min(2 * now, most)
+
+    seconds: float
+    used: int
+    alone: float
+    round_trip: float
+
+
+def lines_to_use(now: int, most: int, pace: Pace, size: int) -> int:
+    """How many connections to use instead of `now`, for segments of `size` bytes: no more, or twice as many."""
+    is_held_back = pace.seconds > SLOW and size / WINDOW * pace.round_trip > SHARE * pace.alone
+    is_slowed = pace.seconds > SLOWED * pace.alone
+    return min(2 * now, most) if is_held_back and not is_slowed and pace.used >= now else now
 
 
 class Flight:
@@ -283,12 +293,13 @@ class Basin:
 
     def _weigh(self, flight: Flight) -> None:
         """Whether more connections would help. While PostgreSQL need not wait, there are enough."""
-        if not self._has_next() and segment.is_segment(flight.name):
-            seconds = flight.seconds / max(1, self.size // segment.DEFAULT_SIZE)
-            if self._lines_to_use == 1:
-                self._alone = seconds
-            most = min(CONNECTIONS, self.jobs)
-            self._lines_to_use = lines_to_use(self._lines_to_use, flight.used, most, seconds, self._alone)
+        if self._has_next() or not segment.is_segment(flight.name):
+            return
+        if self._lines_to_use == 1:
+            self._alone = min(self._alone, flight.seconds)
+        round_trip = min((line.round_trip for line in self._lines), default=0.0)
+        pace = Pace(flight.seconds, flight.used, self._alone, round_trip)
+        self._lines_to_use = lines_to_use(self._lines_to_use, min(CONNECTIONS, self.jobs), pace, self.size)
 
     def _has_next(self) -> bool:
         """What PostgreSQL wants next is in the spool."""

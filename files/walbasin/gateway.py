@@ -5,8 +5,9 @@ import fcntl
 import math
 import os
 import subprocess
+import time
 from collections import deque
-from typing import Callable, Deque, Optional, Protocol
+from typing import Callable, Deque, Iterable, Optional, Protocol
 
 from walbasin import codec, transport, wire
 from walbasin.codec import Arrival
@@ -46,6 +47,9 @@ class Gateway(transport.Connection):
         """Raises Unreachable when ssh cannot be started."""
         super().__init__(remote, wire.opening_line(opening), stdin=subprocess.PIPE)
         self.is_open = False
+        # Seconds from the first request to the first word of its answer.
+        self.round_trip = math.inf
+        self._asked_at = 0.0
         self._on_lost = on_lost
         self._pending: Deque[Receiver] = deque()
         self._buffer = b""
@@ -66,9 +70,14 @@ class Gateway(transport.Connection):
         self._pending.append(receiver)
         if len(self._pending) == 1:
             self.heard()
+        if self.is_open:
+            self._send([receiver])
+
+    def _send(self, receivers: Iterable[Receiver]) -> None:
+        self._asked_at = self._asked_at or time.monotonic()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its end will be noticed on the other pipes, with its cause
-            os.write(self.process.stdin.fileno(), wire.request_line(receiver.name))
+            os.write(self.process.stdin.fileno(), b"".join(wire.request_line(each.name) for each in receivers))
 
     def heard(self) -> None:
         if self.is_open:
@@ -101,6 +110,8 @@ class Gateway(transport.Connection):
         if greeting:
             self._buffer = rest
             self.is_open = self.has_answered = True
+            if self._pending:
+                self._send(self._pending)
         elif len(self._buffer) > LONGEST_BANNER:
             raise Unreachable(f"{self.remote.host} said too much before its gate did")
         return bool(data)
@@ -123,6 +134,8 @@ class Gateway(transport.Connection):
     def _next_frame(self) -> bool:
         if not self._fill(wire.HEADER.size):
             return False
+        if self.round_trip == math.inf:
+            self.round_trip = time.monotonic() - self._asked_at
         self._kind, self._left = wire.HEADER.unpack_from(self._buffer)
         self._buffer = self._buffer[wire.HEADER.size :]
         limit = wire.LONGEST_ERROR if self._kind == wire.ERROR else codec.LONGEST if self._kind == wire.DATA else 0

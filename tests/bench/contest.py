@@ -330,10 +330,11 @@ def many(field: Field, standby: Standby) -> Iterator[Entrants]:
     def together() -> dict[str, float]:
         for each in standbys:
             each.settle()
+        for each in standbys:
             each.begin(each.ours(), names)
-        started = time.monotonic()
         finished = [sum(each.finish()) for each in standbys]
-        total = time.monotonic() - started
+        for each in standbys:
+            each.check()
         return {
             f"segments a second, {STANDBYS} standbys": STANDBYS * len(names) / max(finished),
             "the slowest of them, of the fastest": min(finished) / max(finished),

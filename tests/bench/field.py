@@ -249,19 +249,24 @@ class Standby:
         self._write({"command": command, "names": list(names), "replay": replay})
 
     def finish(self) -> list[float]:
-        """Seconds of each call. Ends the benchmark when one of them failed, or when what it delivered is not right."""
+        """Seconds of each call. Ends the benchmark when one of them failed."""
         task, answer = self._task, self._read()
         for name, status in zip(task["names"], answer["statuses"]):
             assert (status == 0) == (name != ABSENT), f"status {status} for {name}: {task['command']}"
-        for file in (self.data / "delivered").iterdir():
-            assert filecmp.cmp(file, self.field.local / file.name, shallow=False), f"wrong: {task['command']}"
-            file.unlink()
         return answer["seconds"]
 
+    def check(self) -> None:
+        """What was delivered is right, byte for byte."""
+        for file in (self.data / "delivered").iterdir():
+            assert filecmp.cmp(file, self.field.local / file.name, shallow=False), f"{file.name} is wrong"
+            file.unlink()
+
     def call(self, command: str, names: Sequence[str], replay: float = 0) -> list[float]:
-        """Seconds of each call."""
+        """Seconds of each call. Ends the benchmark when what was delivered is not right."""
         self.begin(command, names, replay)
-        return self.finish()
+        seconds = self.finish()
+        self.check()
+        return seconds
 
     def trial(self, command: str, names: Sequence[str], replay: float = 0) -> Trial:
         """From nothing running to nothing running."""
