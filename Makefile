@@ -40,8 +40,15 @@ unit: setup ## unit tests
 integration: setup packages ## integration tests: a real sshd, PostgreSQL and Barman on loopback
 	@pytest tests/integration
 
-bench: setup packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, cp
-	@python -m tests.bench
+bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
+	@command -v pgbackrest zstd >/dev/null || { \
+	    echo "installing pgbackrest and zstd"; \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest zstd >/dev/null; }
+	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 24,--readme)
+.venv/.bench: requirements-bench.txt | setup
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts --requirement requirements-bench.txt
+	@touch $@
 
 packages:
 	@command -v /usr/sbin/sshd >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \

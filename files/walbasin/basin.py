@@ -12,12 +12,13 @@ import time
 from collections import deque
 from typing import BinaryIO, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from walbasin import codec, policy, segment, window, wire
+from walbasin import codec, policy, segment, stock, window, wire
+from walbasin.archive import Answer as Output
 from walbasin.archive import Archive, verify
 from walbasin.codec import Arrival
 from walbasin.gateway import Gateway, Lost, NoGate
 from walbasin.spool import Spool
-from walbasin.transport import Absent, Master, Session, Sessions, Unreachable
+from walbasin.transport import Absent, Master, Question, Session, Sessions, Unreachable
 
 # sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100), and allows
 # ten sessions on one (MaxSessions).
@@ -87,6 +88,7 @@ class Flight:
         self.file = file
         self.arrival = Arrival(file, lambda: basin.spool.aside(name))
         self.line: Optional[Gateway] = None
+        self.question: Optional[Question] = None
         # How many connections were at work when it began, and how long it took from then on, in seconds.
         self.used = 0
         self.seconds = 0.0
@@ -142,6 +144,9 @@ class Basin:
         self._lines_to_use = 1
         self._alone = math.inf
         self._master: Optional[Master] = None
+        # Of a stock host: the folder of the server's WAL, None until it was asked for, and what is not in there.
+        self._folder: Optional[str] = None
+        self._elsewhere: Set[str] = set()
         self._undone: Deque[Tuple[Flight, Optional[Exception]]] = deque()
         self._bell, self._rope = os.pipe()
         sessions.watch(self._bell, self._hear)
@@ -219,9 +224,8 @@ class Basin:
         self._flights[name] = flight
         try:
             if self.is_stock:
-                request = self.archive.asking(name)
-                session = Session(self.archive.remote, request, flight.write, flight.end, control=CONTROL)
-                self.sessions.start(session)
+                flight.question = self._question(name)
+                self._ask_stock(flight.question, flight.write, flight.end)
             else:
                 flight.line = self._line()
                 flight.line.request(flight)
@@ -285,10 +289,11 @@ class Basin:
         flight.close()
         if error is None:
             self._losses.pop(name, None)
+            self._elsewhere.discard(name)
             self._answer(name, Answer(policy.DELIVERED))
         else:
             self.spool.drop(name)
-            self._failed(name, error)
+            self._failed(flight, error)
         self.pump()
 
     def _weigh(self, flight: Flight) -> None:
@@ -306,14 +311,22 @@ class Basin:
         following = window.following(self._position, 1, self.size, self._starts) if self._position else []
         return bool(set(following) & set(self.spool.names()))
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _failed(self, flight: Flight, error: Exception) -> None:
+        name = flight.name
         is_lost = isinstance(error, Lost) or (self.is_stock and isinstance(error, Unreachable) and error.is_connection)
         if is_lost:
             self._losses[name] = self._losses.get(name, 0) + 1
             is_last = not self._lines and not self.is_stock and getattr(error, "is_connection", False)
             if not is_last and self._losses[name] <= LOSSES:
                 return  # the next pump finds another way
+        elif isinstance(flight.question, stock.Reading):
+            if isinstance(error, Absent):
+                self._elsewhere.add(name)
+            else:
+                self._folder = ""  # stored in a way that only Barman can undo
+            return  # and so here: Barman itself is asked
         self._losses.pop(name, None)
+        self._elsewhere.discard(name)
         self._absent.add(name)
         self._trusted = 0
         self._answer(name, answer_for(error))
@@ -355,7 +368,34 @@ class Basin:
                 self._master_lost(error)
                 return False
             self.sessions.start(self._master)
+        if self._master.is_ready() and self._folder is None:
+            self._inquire()
         return self._master.is_ready()
+
+    def _inquire(self) -> None:
+        """Find out where the WAL lies; until that is known Barman is asked for it."""
+        self._folder = ""
+        request = self.archive.request
+        if request.compression:  # which Barman does
+            return
+        output = Output()
+
+        def end(_error: Optional[Exception]) -> None:
+            self._folder = stock.folder_in(output.output)
+
+        with contextlib.suppress(Unreachable):
+            self._ask_stock(stock.Inquiry(request.server, request.config), output.add, end)
+
+    def _question(self, name: str) -> Question:
+        if self._folder and segment.is_segment(name) and name not in self._elsewhere:
+            return stock.Reading(self._folder, name)
+        return self.archive.asking(name)
+
+    def _ask_stock(
+        self, question: Question, on_data: Callable[[bytes], None], on_end: Callable[[Optional[Exception]], None]
+    ) -> None:
+        """Raises Unreachable."""
+        self.sessions.start(Session(self.archive.remote, question, on_data, on_end, control=CONTROL))
 
     def _master_lost(self, cause: Exception) -> None:
         self._master = None

@@ -163,7 +163,7 @@ class Sink:
 class Arrival:
     """Takes the bytes of one file as they arrive, without a look at them but for the first few.
 
-    Plain ones go where they belong, compressed ones aside, so that no arrival waits for what another takes to be undone.
+    Plain ones go where they belong, compressed ones aside, so that no arrival waits while another is undone.
     After `finish` it has `length` and `header` as a Sink has them.
     """
 

@@ -22,7 +22,7 @@ LONGEST_BANNER = 64 * 1024
 
 
 class Receiver(Protocol):
-    """Who asked for file `name`. `begin` is called with its first bytes, `end` with None when the arrival has it all."""
+    """Who asked for file `name`. `begin` is called with its first bytes, `end` with None when all have arrived."""
 
     name: str
     arrival: Arrival
@@ -144,7 +144,7 @@ class Gateway(transport.Connection):
         if self._kind == wire.END:
             self._answer(self._trouble)
         elif self._kind == wire.ABSENT:
-            self._answer(Absent(self._pending[0].name))
+            self._answer(Absent())
         elif self._kind == wire.DATA and not self._has_begun:
             self._has_begun = True
             self._pending[0].begin()

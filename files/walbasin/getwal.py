@@ -31,6 +31,12 @@ class Request(NamedTuple):
     keep_compression: bool = False
     partial: bool = False
 
+    def line(self) -> str:
+        return command_line(self)
+
+    def is_absent(self, status: int, stderr: str) -> bool:
+        return says_absent(self.wal_name, status, stderr)
+
 
 def arguments(request: Request) -> List[str]:
     """The words that follow `barman`."""

@@ -100,7 +100,7 @@ class Spool:
         door.bind(ask.path(self._folder, name))
 
     def open_bell(self) -> int:
-        """A descriptor on which there is something to read whenever a segment was taken without asking. Raises OSError."""
+        """A descriptor that becomes readable when a segment was taken without asking. Raises OSError."""
         self.discard([ask.BELL])
         os.mkfifo(ask.BELL, 0o600, dir_fd=self._folder)
         return os.open(ask.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)

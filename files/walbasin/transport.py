@@ -7,10 +7,9 @@ import re
 import selectors
 import subprocess
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Set
 
-from walbasin import getwal, segment
-from walbasin.getwal import Request
+from walbasin import segment
 
 CONNECT_LIMIT = 10
 SILENCE_LIMIT = 30
@@ -171,24 +170,33 @@ class Connection:
                     pipe.close()
 
 
-class Session(Connection):
-    """One `barman get-wal` on its way. `on_end` is called once, with None after success or with what went wrong.
+class Question(Protocol):
+    """What is asked on another host: the command line, and whether its end means that there is no such file."""
 
-    It is told to stop by whatever `on_data` raises.
+    def line(self) -> str: ...
+
+    def is_absent(self, status: int, stderr: str) -> bool: ...
+
+
+class Session(Connection):
+    """One question on its way, `barman get-wal` as a rule.
+
+    `on_end` is called once, with None after success or with what went wrong. It is told to stop by whatever `on_data`
+    raises.
     """
 
     def __init__(
         self,
         remote: Remote,
-        request: Request,
+        question: Question,
         on_data: Callable[[bytes], None],
         on_end: Callable[[Optional[Exception]], None],
         *,
         on_stderr: Optional[Callable[[str], None]] = None,
         control: Optional[str] = None,
     ) -> None:
-        super().__init__(remote, getwal.command_line(request), on_stderr, control)
-        self.request = request
+        super().__init__(remote, question.line(), on_stderr, control)
+        self.question = question
         self.on_data = on_data
         self.on_end = on_end
 
@@ -203,8 +211,8 @@ class Session(Connection):
     def verdict(self, status: int) -> Optional[Exception]:
         if status == 0:
             return None
-        if getwal.says_absent(self.request.wal_name, status, self.stderr):
-            return Absent(self.request.wal_name)
+        if self.question.is_absent(status, self.stderr):
+            return Absent()
         return super().verdict(status)
 
     def end(self, error: Optional[Exception]) -> None:

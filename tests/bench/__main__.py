@@ -13,26 +13,25 @@ from .contest import CONTESTS
 from .field import KINDS, Field
 from .report import Results, publish
 
-SEGMENTS = 64
-
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--readme", action="store_true", help="write the result into README.md as well")
+    options.add_argument("--segments", type=int, default=64, help="how many are fetched in a round")
+    options.add_argument("--readme", action="store_true", help="write the result into README.md")
     options.add_argument("contests", nargs="*", metavar="contest", help=f"one of {', '.join(CONTESTS)}; default: all")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="walbasin-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        results = run(folder, chosen.contests or list(CONTESTS), chosen.rounds)
+        results = run(folder, chosen.contests or list(CONTESTS), chosen.rounds, chosen.segments)
     publish(results, chosen.readme)
 
 
-def run(folder: Path, contests: list[str], rounds: int) -> Results:
-    progress(f"a primary writes {SEGMENTS} segments, for every kind of archive")
-    results = Results(rounds)
-    field = Field(folder, SEGMENTS)
+def run(folder: Path, contests: list[str], rounds: int, segments: int) -> Results:
+    progress(f"a primary writes {segments} segments, for every kind of archive")
+    results = Results()
+    field = Field(folder, segments)
     try:
         for kind in KINDS:
             if kind != "plain":

@@ -12,13 +12,15 @@ import os
 import resource
 import sys
 import time
+from typing import Any, Dict, List
 
 PR_SET_CHILD_SUBREAPER = 36
 DESTINATION = "pg_wal/RECOVERYXLOG"
 
 
-def call(command, names, replay):
-    seconds, statuses = [], []
+def call(command: str, names: List[str], replay: float) -> Dict[str, Any]:
+    seconds: List[float] = []
+    statuses: List[int] = []
     for name in names:
         words = ["sh", "-c", command.replace("%f", name).replace("%p", DESTINATION)]
         started = time.monotonic()
@@ -32,7 +34,7 @@ def call(command, names, replay):
     return {"seconds": seconds, "statuses": statuses}
 
 
-def settle(before):
+def settle(before: float) -> Dict[str, Any]:
     """Recovery is over, so what works in the background ends; it is our child by now."""
     os.unlink("standby.signal")
     while True:
@@ -45,12 +47,12 @@ def settle(before):
     return {"cpu": cpu() - before}
 
 
-def cpu():
+def cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def main():
+def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     before = cpu()
     for line in sys.stdin:

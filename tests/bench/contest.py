@@ -1,14 +1,13 @@
-"""What is measured, and who takes part in it.
+"""What is measured, and who takes part in it. `limit` is what cannot be surpassed, or what it is compared with.
 
 A contest gives for each contender a function that is called once a round, and returns what it measured: row -> value.
 """
 
 import contextlib
-import itertools
-import os
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,13 +16,13 @@ from typing import Any
 
 import psycopg2
 
-from tests.integration.account import ME, POSTGRES, free_port, give, wait_until
+from tests.integration.account import ME, POSTGRES, give, wait_until
 from tests.integration.postgres import SEGMENT_SIZE, Server
 
 from .field import ABSENT, JOBS, Field, Standby
 
 OURS, NO_GATE, STOCK, PGBACKREST = "ours", "ours, no gate", "stock", "pgBackRest"
-CP, MV, LIMIT, NOTHING = "cp", "mv", "limit", "/bin/false"
+CP, MV, LIMIT = "cp", "mv", "limit"
 
 Entrants = dict[str, Callable[[], dict[str, float]]]
 Contest = Callable[[Field, Standby], contextlib.AbstractContextManager[Entrants]]
@@ -77,12 +76,12 @@ def throughput(kind: str) -> Contest:
 
 
 def stream_seconds(field: Field, names: list[str]) -> float:
-    """How long one ssh takes for these segments, handshake included."""
+    """How long one ssh takes to bring these segments into a file, handshake included."""
     command = ["ssh", "-F", str(field.barman.client / "ssh_config"), "-l", ME, "stock"]
-    started = time.monotonic()
-    with subprocess.Popen([*command, f"cd {field.local} && cat {' '.join(names)}"], stdout=subprocess.DEVNULL) as ssh:
-        ssh.wait()
-    return time.monotonic() - started
+    with tempfile.TemporaryFile(dir=field.folder) as file:
+        started = time.monotonic()
+        subprocess.run([*command, f"cd {field.local} && cat {' '.join(names)}"], stdout=file, check=True)
+        return time.monotonic() - started
 
 
 @contextlib.contextmanager
@@ -253,7 +252,7 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             return promote("promotion, Barman black-holed, s", standby_there.ours(), is_cold=True)
 
     yield {
-        NOTHING: lambda: promote("promotion, connection open, s", "/bin/false"),
+        LIMIT: lambda: promote("promotion, connection open, s", "/bin/false"),
         OURS: lambda: ours() | black_holed(),
     }
 
@@ -283,7 +282,9 @@ def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
 
         def fetch(there: Standby, command: Callable[[], str]) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
-                return {row: len(field.names) / sum(there.trial(command(), field.names).seconds)}
+                # What it takes to find out how many connections help is over by then.
+                seconds = there.trial(command(), field.names).seconds[len(field.names) // 3 :]
+                return {row: len(seconds) / sum(seconds)}
 
             return run
 
@@ -298,25 +299,22 @@ def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
 @contextlib.contextmanager
 def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
     """Behind 100 Mbit/s and a round trip of 20 ms. The limit: the compressed bytes, and the link with nothing else."""
-    count = 2 * JOBS
-    names = field.names[:count]
     row = "segments a second at 100 Mbit/s, {}"
+    names = field.names
     stored = [field.barman.file("angus_gzip", name).stat().st_size for name in names]
     squeezed = [len(zlib.compress((field.local / name).read_bytes(), 1)) for name in names]
     with field.far(NARROW, NARROW_RATE) as far:
 
         def fetch(what: str, command: str) -> dict[str, float]:
-            # From the second one on: what a handshake takes has its own row.
-            return {row.format(what): (count - 1) / sum(far.trial(command, names).seconds[1:])}
+            return {row.format(what): len(names) / sum(far.trial(command, names).seconds)}
 
         yield {
-            OURS: lambda: fetch("gzip archive", far.ours(kind="gzip"))
-            | fetch("-z", far.ours(options=f"-p {JOBS} -z")),
+            OURS: lambda: fetch("gzip archive", far.ours(kind="gzip")) | fetch("-z", far.ours(options=f"-p {JOBS} -z")),
             STOCK: lambda: fetch("gzip archive", far.stock("gzip")),
             PGBACKREST: lambda: fetch("gzip archive", far.pgbackrest("gzip")),
             LIMIT: lambda: {
-                row.format("gzip archive"): NARROW_RATE * (count - 1) / sum(stored[1:]),
-                row.format("-z"): NARROW_RATE * (count - 1) / sum(squeezed[1:]),
+                row.format("gzip archive"): NARROW_RATE * len(names) / sum(stored),
+                row.format("-z"): NARROW_RATE * len(names) / sum(squeezed),
             },
         }
 
@@ -325,7 +323,7 @@ def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
 def many(field: Field, standby: Standby) -> Iterator[Entrants]:
     """Several standbys at once on one Barman host."""
     standbys = [field.standby() for _ in range(STANDBYS)]
-    names = field.names[: 2 * JOBS]
+    names = field.names
 
     def together() -> dict[str, float]:
         for each in standbys:
@@ -341,7 +339,8 @@ def many(field: Field, standby: Standby) -> Iterator[Entrants]:
         }
 
     def alone() -> dict[str, float]:
-        return {f"segments a second, {STANDBYS} standbys": len(names) / sum(standby.trial(standby.ours(), names).seconds)}
+        seconds = standby.trial(standby.ours(), names).seconds
+        return {f"segments a second, {STANDBYS} standbys": len(names) / sum(seconds)}
 
     yield {OURS: together, LIMIT: alone}
 

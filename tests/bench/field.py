@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.integration.account import BECOME, ME, PYTHON, free_port, give, processes, wait_until
 from tests.integration.barman_host import BarmanHost, install, install_stock_client
@@ -101,7 +101,7 @@ class Field:
             connection = ["-h", "127.0.0.1", "-p", str(server.port)]
             server.program("pgbench", "-i", "-q", "-s", "30", *connection)
             server.program("pg_basebackup", "-D", self.base.data, *connection, "-X", "none", "-c", "fast", "--no-sync")
-            first = re.search(r"[0-9A-F]{24}", (self.base.data / "backup_label").read_text()).group()
+            first = re.findall(r"[0-9A-F]{24}", (self.base.data / "backup_label").read_text())[0]
             while sum(path.name >= first for path in incoming.iterdir()) < count:
                 server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "5000", *connection)
                 # So that pages are written whole again, as in a database that is larger than ours.
@@ -131,9 +131,7 @@ class Field:
             each.mkdir(mode=0o755, exist_ok=True)
         config = folder / f"{kind}.conf"
         config.write_text(
-            PGBACKREST_HOST.format(
-                repository=folder / kind, folder=folder, kind=KINDS[kind], primary=self.primary.data
-            )
+            PGBACKREST_HOST.format(repository=folder / kind, folder=folder, kind=KINDS[kind], primary=self.primary.data)
         )
         command = ["pgbackrest", f"--config={config}", "--stanza=angus"]
         subprocess.run([*command, "--no-online", "stanza-create"], check=True)
@@ -253,7 +251,8 @@ class Standby:
         task, answer = self._task, self._read()
         for name, status in zip(task["names"], answer["statuses"]):
             assert (status == 0) == (name != ABSENT), f"status {status} for {name}: {task['command']}"
-        return answer["seconds"]
+        seconds: list[float] = answer["seconds"]
+        return seconds
 
     def check(self) -> None:
         """What was delivered is right, byte for byte."""
@@ -279,7 +278,7 @@ class Standby:
     def settle(self) -> float:
         """Nothing of the calls before is left. The CPU that they took, in seconds."""
         self._write({})
-        used = self._read()["cpu"]
+        used: float = self._read()["cpu"]
         for path in (self.folder / "spool").iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return used
@@ -299,17 +298,19 @@ class Standby:
     def wait_for_spooled(self, name: str) -> None:
         wait_until(lambda: any((self.folder / "spool").rglob(name)), f"{name} in the spool", step=0.02)
 
-    def _write(self, task: dict[str, object]) -> None:
+    def _write(self, task: dict[str, Any]) -> None:
         assert self._caller.stdin is not None
         self._task = task
         self._caller.stdin.write(json.dumps(task) + "\n")
         self._caller.stdin.flush()
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> dict[str, Any]:
         assert self._caller.stdout is not None
-        return json.loads(self._caller.stdout.readline())
+        answer: dict[str, Any] = json.loads(self._caller.stdout.readline())
+        return answer
 
     def end(self) -> None:
+        assert self._caller.stdin is not None
         self._caller.stdin.close()
         self._caller.wait(timeout=30)
 

@@ -1,6 +1,193 @@
+"""What came out of it: a table of medians, what had to be reached, and a chart."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STANDBYS, STOCK
+from .field import JOBS
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+README = ROOT / "README.md"
+MARKS = ("<!-- bench -->\n", "<!-- end of bench -->\n")
+COLUMNS = {
+    OURS: "ours, gate",
+    NO_GATE: "ours, no gate",
+    STOCK: f"stock `-p {JOBS}`",
+    PGBACKREST: "pgBackRest",
+    CP: "`cp`",
+    MV: "`mv`",
+    LIMIT: "limit",
+}
+PLAIN, WAIT, RECOVERY = (
+    "segments a second, plain archive",
+    "wait a segment at 100 ms replay, ms",
+    "a real standby's recovery, s",
+)
+GZIP, ZSTD = "segments a second, gzip archive", "segments a second, zstd archive"
+HIT, MISS, COLD = "a spool hit, ms", "a miss, connection open, ms", "first segment after a cold start, ms"
+HOST_CPU = "CPU a segment on the Barman host, plain, ms"
+WIDE, NARROW, NARROW_Z = (
+    "segments a second at 50 ms round trip",
+    "segments a second at 100 Mbit/s, gzip archive",
+    "segments a second at 100 Mbit/s, -z",
+)
+PROMOTION, PROMOTION_COLD, PROMOTION_DARK = (
+    "promotion, connection open, s",
+    "promotion, cold, s",
+    "promotion, Barman black-holed, s",
+)
+MANY, FAIR, MEMORY = (
+    f"segments a second, {STANDBYS} standbys",
+    "the slowest of them, of the fastest",
+    "memory, -p 8, MiB",
+)
+HANDSHAKE = "an ssh handshake, ms"
+# Seconds that a 16 MiB segment takes on one connection at a round trip of 50 ms, by OpenSSH's window of 2 MiB.
+WINDOW_LIMITED = 0.525
+CONNECT_LIMIT = 10
+
+
 class Results:
-    def __init__(self, rounds): self.rounds=rounds; self.v={}
-    def add(self,row,entrant,value): self.v.setdefault(row,{}).setdefault(entrant,[]).append(value)
-def publish(r,readme):
-    import statistics
-    for row,e in r.v.items(): print(row, {k: round(statistics.median(v),2) for k,v in e.items()})
+    """row -> entrant -> what it reached in each round."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, row: str, entrant: str, value: float) -> None:
+        self.rows.setdefault(row, {}).setdefault(entrant, []).append(value)
+
+    def median(self, row: str, entrant: str = OURS) -> float:
+        """Raises KeyError when it was not measured."""
+        return statistics.median(self.rows[row][entrant])
+
+
+class Target(NamedTuple):
+    """`measure` must be at least `bound`, or at most, when `is_ceiling`."""
+
+    what: str
+    bound: float
+    measure: Callable[[Results], float]
+    is_ceiling: bool = False
+
+    def row(self, results: Results) -> str:
+        value = self.measure(results)
+        is_reached = value <= self.bound if self.is_ceiling else value >= self.bound
+        bound = f"at {'most' if self.is_ceiling else 'least'} {self.bound:g}"
+        return f"| {self.what} | {bound} | {value:.3g} | {'yes' if is_reached else '**no**'} |"
+
+
+def _of(row: str, entrant: str) -> Callable[[Results], float]:
+    return lambda results: results.median(row) / results.median(row, entrant)
+
+
+def _after(row: str, allowance: Callable[[Results], float]) -> Callable[[Results], float]:
+    """Seconds of a promotion beyond one without any restore_command, and beyond what it may take more."""
+    return lambda results: results.median(row) - results.median(PROMOTION, LIMIT) - allowance(results)
+
+
+def _wide(results: Results) -> float:
+    windows = JOBS / WINDOW_LIMITED
+    return results.median(WIDE) / min(windows, results.median(WIDE, LIMIT))
+
+
+TARGETS = [
+    Target("plain archive, of stock", 7, _of(PLAIN, STOCK)),
+    Target("plain archive, of pgBackRest", 2, _of(PLAIN, PGBACKREST)),
+    Target("plain archive, of one ssh stream into a file", 0.85, _of(PLAIN, LIMIT)),
+    Target("gzip archive, of stock", 4, _of(GZIP, STOCK)),
+    Target("gzip archive, of pgBackRest", 1, _of(GZIP, PGBACKREST)),
+    Target("zstd archive, of stock", 4, _of(ZSTD, STOCK)),
+    Target("zstd archive, of pgBackRest", 1, _of(ZSTD, PGBACKREST)),
+    Target(
+        "stock Barman host, of stock", 2, lambda results: results.median(PLAIN, NO_GATE) / results.median(PLAIN, STOCK)
+    ),
+    Target("wait at 100 ms replay, of cp", 1, _of(WAIT, CP), True),
+    Target("a spool hit, of cp", 0.5, _of(HIT, CP), True),
+    Target("CPU on the Barman host, of stock", 1 / 8, _of(HOST_CPU, STOCK), True),
+    Target("a real standby's recovery, of cp", 1.2, _of(RECOVERY, CP), True),
+    Target("first segment, cold, of one ssh that brings it", 1.25, _of(COLD, LIMIT), True),
+    Target("a miss, ms", 25, lambda results: results.median(MISS), True),
+    Target("promotion, more than with /bin/false, s", 0.3, _after(PROMOTION, lambda results: 0), True),
+    Target(
+        "the same, cold, without one handshake, s",
+        0.3,
+        _after(PROMOTION_COLD, lambda results: results.median(HANDSHAKE, LIMIT) / 1000),
+        True,
+    ),
+    Target("the same, Barman black-holed, s", CONNECT_LIMIT + 0.3, _after(PROMOTION_DARK, lambda results: 0), True),
+    Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
+    Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
+    Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
+    Target(f"{STANDBYS} standbys together, of one alone", 1, _of(MANY, LIMIT)),
+    Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),
+    Target("memory of the background process, MiB", 60, lambda results: results.median(MEMORY), True),
+]
+
+
+def table(results: Results) -> str:
+    """Markdown: a row a measurement, a column an entrant."""
+    lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for row, values in results.rows.items():
+        cells = [f"{statistics.median(values[each]):.3g}" if each in values else "" for each in COLUMNS]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def targets(results: Results) -> str:
+    """Markdown: a row a target, of those that were measured."""
+    lines = ["| ours | | measured | reached |", "|---|---|---|---|"]
+    for target in TARGETS:
+        try:
+            lines.append(target.row(results))
+        except KeyError:
+            continue
+    return "\n".join(lines)
+
+
+def draw(results: Results, file: Path) -> None:
+    """The four rows that matter most."""
+    charts = [
+        (PLAIN, "segments/s when replay costs nothing"),
+        (WAIT, "ms that PostgreSQL waits for a segment,\nat 100 ms of replay each"),
+        (RECOVERY, "s until a real standby has replayed\nall segments"),
+        (HOST_CPU, "ms of CPU a segment, on the Barman host"),
+    ]
+    drawn = [(row, title) for row, title in charts if row in results.rows]
+    pyplot.rcParams["svg.hashsalt"] = "walbasin"
+    figure, axes = pyplot.subplots(1, max(1, len(drawn)), figsize=(4 * max(1, len(drawn)), 2.8), squeeze=False)
+    for axis, (row, title) in zip(axes[0], drawn):
+        entrants = [each for each in COLUMNS if each in results.rows[row] and each not in (MV, LIMIT)]
+        values = [results.median(row, each) for each in entrants]
+        colours = ["#1f77b4" if each in (OURS, NO_GATE) else "#b0b0b0" for each in entrants]
+        bars = axis.barh([COLUMNS[each].replace("`", "") for each in entrants], values, color=colours)
+        axis.bar_label(bars, fmt="%.3g", padding=3)
+        axis.margins(x=0.2)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def publish(results: Results, is_for_readme: bool) -> None:
+    """Print it, and write it into .cache/bench, or into the README."""
+    text = f"{table(results)}\n\n{targets(results)}\n"
+    print(text)
+    folder = HERE if is_for_readme else ROOT / ".cache" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(results, folder / "chart.svg")
+    if is_for_readme:
+        before, rest = README.read_text().split(MARKS[0])
+        _, after = rest.split(MARKS[1])
+        README.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    else:
+        (folder / "report.md").write_text(f"![chart](chart.svg)\n\n{text}")
+        print(f"The same with a chart: {folder.relative_to(ROOT)}/report.md")
