@@ -358,7 +358,7 @@ class Basin:
         self._lines.remove(line)
         if isinstance(cause, NoGate) and not self._lines:
             self.is_stock = True
-            self._notice = f"{cause}: fetching through barman get-wal, which is slower"
+            self._notice = f"{cause}: fetching without it, which is slower"
 
     def _has_master(self) -> bool:
         if self._master is None:

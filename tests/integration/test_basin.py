@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .account import give, wait_until
+from .account import give, processes, wait_until
 from .barman_host import BarmanHost, install
 from .conftest import Primary
 from .standby import Standby
@@ -187,3 +187,65 @@ def test_a_forced_mode_is_not_forgotten(
     call = served.fetch(hole, "-p", "2", "--mode", "recovery", "--retry", "0", server=server, host="gate")
     assert call.status == 200
     assert "a hole" in call.stderr
+
+
+@pytest.fixture
+def stock_folder_known(served: Standby, barman: BarmanHost) -> Callable[..., None]:
+    """Waits until the background process has learned where a stock host keeps its WAL."""
+
+    def wait(server: str = "angus") -> None:
+        wait_until(lambda: any("show-servers" in line for line in barman.requests()), "the inquiry", step=0.05)
+        wait_until(lambda: not processes(["show-servers", server]), "its answer")
+
+    return wait
+
+
+def test_a_stock_host_is_read_where_barman_keeps_its_wal(
+    served: Standby,
+    angus: Primary,
+    barman: BarmanHost,
+    wal: Callable[[str], bytes],
+    stock_folder_known: Callable[..., None],
+) -> None:
+    assert served.fetch(angus.segments[1], "-p", "2", host="stock").status == 0
+    stock_folder_known()
+    for name in angus.segments[4:7]:
+        barman.requests()
+        assert served.fetch(name, "-p", "2", host="stock").status == 0
+        assert served.delivered() == wal(name)
+        assert not any("get-wal" in line for line in barman.requests())
+
+
+def test_what_is_not_there_barman_is_asked_for(
+    served: Standby,
+    angus: Primary,
+    barman: BarmanHost,
+    archive: Callable[..., str],
+    wal: Callable[[str], bytes],
+    stock_folder_known: Callable[..., None],
+) -> None:
+    first, incoming, missing = angus.segments[4:7]
+    server = archive({first: wal(first)})
+    (barman.home / server / "incoming" / incoming).write_bytes(wal(incoming))
+    assert served.fetch(first, "-p", "2", host="stock", server=server).status == 0
+    stock_folder_known(server)
+    assert served.fetch(first, "-p", "2", host="stock", server=server).status == 0, "read"
+    assert served.fetch(incoming, "-p", "2", host="stock", server=server).status == 0
+    assert served.delivered() == wal(incoming)
+    call = served.fetch(missing, "-p", "2", host="stock", server=server)
+    assert (call.status, "not in the archive" in call.stderr) == (1, True)
+
+
+def test_what_is_read_damaged_is_refused(
+    served: Standby,
+    angus: Primary,
+    archive: Callable[..., str],
+    wal: Callable[[str], bytes],
+    stock_folder_known: Callable[..., None],
+) -> None:
+    first, short = angus.segments[4:6]
+    server = archive({first: wal(first), short: wal(short)[:-1]})
+    assert served.fetch(first, "-p", "2", host="stock", server=server).status == 0
+    stock_folder_known(server)
+    assert served.fetch(short, "-p", "2", host="stock", server=server).status == 3
+    assert served.pg_wal() == ["RECOVERYXLOG"], "that of the first"

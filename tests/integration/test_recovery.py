@@ -1,16 +1,17 @@
 """Real servers that recover through the fetcher: a standby, point-in-time recoveries, pg_rewind."""
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .account import ME, give, processes, wait_until
+from .account import IS_ROOT, ME, POSTGRES, give, processes, wait_until
 from .barman_host import BarmanHost
 from .conftest import RESTORE_POINT, Primary
-from .postgres import Server
+from .postgres import Server, programs
 
 Make = Callable[..., Server]
 
@@ -61,6 +62,35 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     assert rows(chris) == angus.rows
     chris.stop()
     wait_until(lambda: not processes([place]), "the end of the background process", 5)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may make a process namespace")
+def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+) -> None:
+    """A background process would become its child, and its end a backend's crash."""
+    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
+    become = ["setpriv", f"--reuid={POSTGRES}", f"--regid={POSTGRES}", "--clear-groups"]
+    server: list[str | Path] = [programs() / "postgres", "-D", chris.data, "-p", str(chris.port)]
+    with chris.log_file.open("w") as log:
+        container = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *become, *server],
+            cwd=place,
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+    try:
+        wait_until(lambda: "accept read-only connections" in chris.log(), "its start", 60)
+        wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+        wait_until(lambda: "not in the archive" in chris.log(), "the end of the archive")
+        assert (chris.data / "postmaster.pid").read_text().splitlines()[0] == "1"
+        assert chris.log().count("process 1 is the postmaster") == 1
+        assert "terminat" not in chris.log()
+    finally:
+        container.kill()  # and with it all that is in its namespace; pg_ctl would signal our own process 1
+        container.wait(timeout=10)
+    wait_until(lambda: not processes([place]), "its end", 10)
 
 
 def test_a_recovery_ends_at_its_restore_point(

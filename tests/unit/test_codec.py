@@ -3,8 +3,10 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from walbasin import segment
-from walbasin.codec import Sink, Undecodable
+from walbasin.codec import Arrival, Sink, Undecodable
 
 from tests.by_hand import MIB
 from tests.by_hand import segment as segment_file
@@ -25,6 +27,18 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
 }
+
+
+def arrived(folder: Path, *chunks: bytes) -> tuple[Arrival, bytes]:
+    """What an arrival made of a whole file that came in these pieces."""
+    with (folder / "file").open("w+b") as file:
+        arrival = Arrival(file, tempfile.TemporaryFile)
+        for chunk in chunks:
+            arrival.write(chunk)
+        arrival.finish()
+        arrival.close()
+        file.seek(0)
+        return arrival, file.read()
 
 
 def received(*chunks: bytes) -> tuple[Sink, bytes]:
@@ -128,3 +142,41 @@ def test_nothing_longer_than_the_largest_segment_is_written(monkeypatch: pytest.
     monkeypatch.setattr(segment, "LARGEST", MIB)
     with pytest.raises(segment.Invalid, match="longer than any"):
         received(gzip.compress(bytes(2 * MIB)))
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+@pytest.mark.parametrize("first", [1, 5, 8, 100])
+def test_what_arrives_is_undone_at_its_end(tmp_path: Path, form: str, first: int) -> None:
+    stored = COMPRESS[form](WAL)
+    arrival, written = arrived(tmp_path, stored[:first], stored[first:])
+    assert written == WAL
+    assert (arrival.length, arrival.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
+    assert arrival.is_compressed == (form != "plain")
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip"])
+def test_what_is_spliced_goes_behind_what_was_written(tmp_path: Path, form: str) -> None:
+    stored = COMPRESS[form](WAL[:4000])
+    reader, writer = os.pipe()
+    os.write(writer, stored[50:])
+    os.close(writer)
+    with (tmp_path / "file").open("w+b") as file:
+        arrival = Arrival(file, tempfile.TemporaryFile)
+        assert arrival.splice(reader, 10) is None, "as long as it is not known what it is"
+        arrival.write(stored[:50])
+        while arrival.splice(reader, 100):
+            pass
+        arrival.finish()
+        assert (tmp_path / "file").read_bytes() == WAL[:4000]
+    os.close(reader)
+
+
+def test_what_arrives_damaged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(segment.Invalid):
+        arrived(tmp_path, gzip.compress(WAL)[:-20])
+
+
+def test_no_more_arrives_than_the_largest_segment_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("walbasin.codec.LONGEST", 1000)
+    with pytest.raises(segment.Invalid):
+        arrived(tmp_path, *[bytes(300)] * 4)

@@ -1,0 +1,33 @@
+import shlex
+
+import pytest
+from walbasin import stock
+
+NAME = "0000000100000002000000A3"
+
+
+def test_a_segment_is_read_where_barman_keeps_it() -> None:
+    assert stock.Reading("/var/lib/barman/angus/wals", NAME).line() == (
+        f"cat -- /var/lib/barman/angus/wals/0000000100000002/{NAME}"
+    )
+
+
+@pytest.mark.parametrize("folder", ["/it's/here", "/a b", "/$(reboot)", "/a;b"])
+def test_a_folder_is_one_word_whatever_it_is_called(folder: str) -> None:
+    assert shlex.split(stock.Reading(folder, NAME).line())[2:] == [f"{folder}/{NAME[:16]}/{NAME}"]
+    assert f"show-servers {shlex.quote(folder)} " in stock.Inquiry(folder).line()
+
+
+@pytest.mark.parametrize(
+    ("answer", "folder"),
+    [
+        (b"\twals_directory: /var/lib/barman/angus/wals\n", "/var/lib/barman/angus/wals"),
+        (b"wals_directory: /with a blank/wals\n", "/with a blank/wals"),
+        (b"", ""),
+        (b"\twals_directory: None\n", ""),
+        (b"Welcome to barman\n", ""),
+        (b"\twals_directory: /a\x1b[2J\n", ""),
+    ],
+)
+def test_what_barman_says_is_a_path_or_nothing(answer: bytes, folder: str) -> None:
+    assert stock.folder_in(answer) == folder
