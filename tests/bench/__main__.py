@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .contest import CONTESTS
-from .field import KINDS, Field
+from .field import Field
 from .report import Results, publish
 
 
@@ -31,12 +31,9 @@ def main() -> None:
 def run(folder: Path, contests: list[str], rounds: int, segments: int) -> Results:
     progress(f"a primary writes {segments} segments, for every kind of archive")
     results = Results()
-    field = Field(folder, segments)
+    field = Field(folder)
     try:
-        for kind in KINDS:
-            if kind != "plain":
-                field.add_archive(kind)
-            field.add_repository(kind)
+        field.prepare(segments)
         standby = field.standby()
         for title in contests:
             with CONTESTS[title](field, standby) as entrants:

@@ -68,20 +68,27 @@ class Trial(NamedTuple):
 class Field:
     """`names` are the segments that are in every archive, and in the folder `local`, in order."""
 
-    def __init__(self, folder: Path, segments: int) -> None:
-        """segments: how many, at least."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.barman = BarmanHost(folder / "barman")
-        self.barman.start()
         self.local = folder / "local"
         self.local.mkdir(mode=0o755)
         own = give_folder(folder / "angus")
         self.base = Server(own / "base")
         self.primary = Server(own / "main")
-        self.names = self._write(segments)
+        self.names: list[str] = []
         self.fetcher = install(folder / "lib")
         shutil.copy(HERE / "caller.py", folder)
         self._standbys: list[Standby] = []
+
+    def prepare(self, segments: int) -> None:
+        """segments: how many there shall be, at least."""
+        self.barman.start()
+        self.names = self._write(segments)
+        for kind in KINDS:
+            if kind != "plain":
+                self._add_archive(kind)
+            self._add_repository(kind)
 
     def _write(self, count: int) -> list[str]:
         """A base backup, and `count` full segments after it, or a few more."""
@@ -117,14 +124,14 @@ class Field:
             Path(shutil.copy(path, self.local)).chmod(0o644)
         return [path.name for path in found]
 
-    def add_archive(self, kind: str) -> None:
+    def _add_archive(self, kind: str) -> None:
         """The segments once more, as Barman stores them with this compression."""
         self.barman.add_server(f"angus_{kind}", kind)
         for name in self.names:
             shutil.copy(self.local / name, self.barman.home / f"angus_{kind}" / "incoming")
         self.barman.run_barman("archive-wal", f"angus_{kind}")
 
-    def add_repository(self, kind: str) -> None:
+    def _add_repository(self, kind: str) -> None:
         """And as pgBackRest does."""
         folder = self.folder / "pgbackrest"
         for each in (folder, folder / "log", folder / "host-lock", folder / kind):
