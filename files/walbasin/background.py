@@ -68,9 +68,9 @@ class Background:
                 self._watch_server()
                 next_tick = time.monotonic() + TICK
                 while not self.is_ending:
-                    wait = 0.02 if self.basin.is_waiting_for_master() else next_tick - time.monotonic()
+                    wait = 0.02 if self.basin.source.is_waiting() else next_tick - time.monotonic()
                     self.sessions.attend(max(0.0, min(wait, TICK)))
-                    if self.basin.is_waiting_for_master() or time.monotonic() >= next_tick:
+                    if self.basin.source.is_waiting() or time.monotonic() >= next_tick:
                         self.basin.tick()
                     if time.monotonic() >= next_tick:
                         next_tick = time.monotonic() + TICK

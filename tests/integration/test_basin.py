@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import by_hand
+
 from .account import give, processes, wait_until
 from .barman_host import BarmanHost, install
 from .conftest import Primary
@@ -149,6 +151,16 @@ def test_replay_is_followed_to_the_next_timeline(
     assert served.delivered(at) == history
     assert served.fetch(last, "-p", "3", server=server, host="gate").status == 0
     served.wait_for_spooled(child)
+
+
+def test_the_size_of_a_segment_is_learnt_from_the_first(
+    served: Standby, angus: Primary, archive: Callable[..., str]
+) -> None:
+    """The data directory has none to tell by. Of 1 MiB there are 4096 in a log, of the usual 16 MiB 256."""
+    names = [f"0000000100000000{number:08X}" for number in (0xFE, 0xFF, 0x100)]
+    server = archive({name: by_hand.segment(name, angus.system_identifier, by_hand.MIB) for name in names})
+    assert served.fetch(names[0], "-p", "3", server=server, host="gate").status == 0
+    served.wait_for_spooled(*names[1:])
 
 
 def test_where_process_1_is_the_postmaster_it_is_not_started(served: Standby, angus: Primary) -> None:

@@ -1,7 +1,13 @@
 import shlex
+from types import SimpleNamespace
 
 import pytest
 from walbasin import stock
+from walbasin.archive import Archive
+from walbasin.gateway import Lost
+from walbasin.getwal import Request
+from walbasin.segment import Invalid
+from walbasin.transport import Absent, Remote, Sessions, Unreachable
 
 NAME = "0000000100000002000000A3"
 
@@ -31,3 +37,22 @@ def test_a_folder_is_one_word_whatever_it_is_called(folder: str) -> None:
 )
 def test_what_barman_says_is_a_path_or_nothing(answer: bytes, folder: str) -> None:
     assert stock.folder_in(answer) == folder
+
+
+@pytest.mark.parametrize(
+    ("was_read", "error", "expected"),
+    [
+        (True, Absent(), True),
+        (True, Invalid("short"), True),
+        (True, Unreachable("cat failed"), True),
+        (False, Absent(), False),
+        (False, Invalid("short"), False),
+        (False, Unreachable("barman failed"), False),
+        (False, Unreachable("ssh failed", is_connection=True), True),
+        (False, Lost("the gate that there is not"), True),
+    ],
+)
+def test_what_was_read_in_vain_barman_is_asked_for(was_read: bool, error: Exception, expected: bool) -> None:
+    host = stock.StockHost(Archive(Remote("barman"), Request("angus", ""), None), 8, Sessions(), lambda cause: None)
+    receiver = SimpleNamespace(name=NAME, was_read=was_read, write=bytes, end=print)
+    assert host.has_another_way(receiver, error) is expected

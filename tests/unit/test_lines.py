@@ -1,5 +1,5 @@
 import pytest
-from walbasin.basin import Pace, lines_to_use
+from walbasin.lines import Pace, lines_to_use
 
 from tests.by_hand import MIB
 

@@ -1,0 +1,120 @@
+"""The connections to the gate: one, and more where they help."""
+
+import contextlib
+import math
+from typing import Callable, List, NamedTuple
+
+from walbasin import wire
+from walbasin.gateway import Gateway, Lost, NoGate, Receiver
+from walbasin.transport import Remote, Sessions, Unreachable
+
+# sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100).
+MOST = 8
+# Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
+PIPELINE = 2
+# Seconds for a segment. What takes longer may be held back by the window that OpenSSH gives each connection, of so many
+# bytes in a round trip. That is so when the round trips make up this share of the time. Then further connections help,
+# until they slow down each other.
+SLOW = 0.2
+WINDOW = 2 << 20
+SHARE = 0.6
+SLOWED = 1.3
+# While others bring something, a connection that is silent for so many seconds loses its work to them.
+STALLED = 5.0
+
+
+class Pace(NamedTuple):
+    """How a segment came: in `seconds`, while `used` connections were at work. The fewest seconds it ever took with one
+    are `alone`; `round_trip` seconds are between a request and the first word of its answer.
+    """
+
+    seconds: float
+    used: int
+    alone: float
+    round_trip: float
+
+
+def lines_to_use(now: int, most: int, pace: Pace, size: int) -> int:
+    """How many connections to use instead of `now`, for segments of `size` bytes: no more, or twice as many."""
+    is_held_back = pace.seconds > SLOW and size / WINDOW * pace.round_trip > SHARE * pace.alone
+    is_slowed = pace.seconds > SLOWED * pace.alone
+    return min(2 * now, most) if is_held_back and not is_slowed and pace.used >= now else now
+
+
+class Lines:
+    """All connections to one gate. `on_no_gate` is called with the cause when there turns out to be none."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        opening: wire.Opening,
+        jobs: int,
+        sessions: Sessions,
+        on_no_gate: Callable[[NoGate], None],
+    ) -> None:
+        self._remote = remote
+        self._opening = opening
+        self._jobs = jobs
+        self._sessions = sessions
+        self._on_no_gate = on_no_gate
+        self._lines: List[Gateway] = []
+        self._to_use = 1
+        self._alone = math.inf
+
+    def is_ready(self) -> bool:
+        """Requests may be made: what cannot be sent yet waits in the connection."""
+        return True
+
+    def has_capacity(self, _under_way: int) -> bool:
+        """Another request would not only wait."""
+        with contextlib.suppress(Unreachable):  # those that are there go on
+            while len(self._lines) < self._to_use:
+                self._add()
+        return any(len(line) < self._depth() for line in self._lines)
+
+    def _depth(self) -> int:
+        """How many requests to have on each connection. None shall wait on one while another is idle."""
+        return max(1, min(PIPELINE, self._jobs // max(1, len(self._lines))))
+
+    def request(self, receiver: Receiver) -> None:
+        """Raises Unreachable."""
+        if not self._lines:
+            self._add()
+        line = min(self._lines, key=lambda line: (len(line) >= self._depth(), not line.is_open, len(line)))
+        line.request(receiver)
+
+    def _add(self) -> None:
+        line = Gateway(self._remote, self._opening, self._lost)
+        self._lines.append(line)
+        self._sessions.start(line)
+
+    def _lost(self, line: Gateway, cause: Exception) -> None:
+        self._lines.remove(line)
+        if isinstance(cause, NoGate) and not self._lines:
+            self._on_no_gate(cause)
+
+    def has_another_way(self, _receiver: Receiver, error: Exception) -> bool:
+        """What failed so may succeed if it is asked for again."""
+        return isinstance(error, Lost) and (bool(self._lines) or not error.is_connection)
+
+    def at_work(self) -> int:
+        """How many have something to bring."""
+        return sum(line.is_open and len(line) > 0 for line in self._lines)
+
+    def weigh(self, seconds: float, used: int, size: int) -> None:
+        """Whether more would help, after a segment of `size` bytes that PostgreSQL had to wait for."""
+        if self._to_use == 1:
+            self._alone = min(self._alone, seconds)
+        round_trip = min((line.round_trip for line in self._lines), default=0.0)
+        pace = Pace(seconds, used, self._alone, round_trip)
+        self._to_use = lines_to_use(self._to_use, min(MOST, self._jobs), pace, size)
+
+    def tick(self) -> None:
+        """To be called once in a while: what does not announce itself."""
+        newest = max((line.heard_at for line in self._lines), default=0.0)
+        for line in [one for one in self._lines if len(one) and newest - one.heard_at > STALLED]:
+            self._sessions.give_up(line, Unreachable(f"a connection to {self._remote.host} has stalled"))
+
+    def is_waiting(self) -> bool:
+        """Somebody has to look whether it is ready."""
+        return False
