@@ -90,6 +90,7 @@ class Lines:
 
     def _lost(self, line: Gateway, cause: Exception) -> None:
         self._lines.remove(line)
+        self._to_use = max(1, len(self._lines))  # until there is a reason for another
         if isinstance(cause, NoGate) and not self._lines:
             self._on_no_gate(cause)
 

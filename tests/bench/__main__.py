@@ -4,6 +4,7 @@ What counts are the ratios within one run; the same machine is twice as fast an 
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ def main() -> None:
     options.add_argument("--readme", action="store_true", help="write the result into README.md")
     options.add_argument("contests", nargs="*", metavar="contest", help=f"one of {', '.join(CONTESTS)}; default: all")
     chosen = options.parse_args()
+    # Told to stop, it ends what it started, as it does by itself.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="walbasin-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -34,6 +34,8 @@ NARROW, NARROW_RATE = 0.01, 100_000_000 // 8
 MISSES = 8
 HITS = 16
 STANDBYS = 8
+# Segments: the rate of Barman's own client is the same for each batch of JOBS, so it need not fetch them all.
+STEADY = 3 * JOBS
 # Longer than a round: what PostgreSQL does by itself in between is not to be measured.
 RETRY_INTERVAL = "60s"
 
@@ -43,10 +45,9 @@ def throughput(kind: str) -> Contest:
 
     @contextlib.contextmanager
     def contest(field: Field, standby: Standby) -> Iterator[Entrants]:
-        def fetch(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
+        def fetch(command: Callable[[], str], count: int = len(field.names)) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
-                trial = standby.trial(command(), field.names)
-                count = len(field.names)
+                trial = standby.trial(command(), field.names[:count])
                 return {
                     f"segments a second, {kind} archive": count / sum(trial.seconds),
                     f"CPU a segment on the standby, {kind}, ms": 1000 * trial.standby_cpu / count,
@@ -60,7 +61,7 @@ def throughput(kind: str) -> Contest:
 
         entrants: Entrants = {
             OURS: fetch(lambda: standby.ours(kind=kind)),
-            STOCK: fetch(lambda: standby.stock(kind)),
+            STOCK: fetch(lambda: standby.stock(kind), STEADY),
             PGBACKREST: fetch(lambda: standby.pgbackrest(kind)),
         }
         if kind == "plain":
@@ -280,17 +281,19 @@ def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
     row = "segments a second at 50 ms round trip"
     with field.far(WIDE) as far, field.far(0) as near:
 
-        def fetch(there: Standby, command: Callable[[], str]) -> Callable[[], dict[str, float]]:
+        def fetch(
+            there: Standby, command: Callable[[], str], count: int = len(field.names)
+        ) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
                 # What it takes to find out how many connections help is over by then.
-                seconds = there.trial(command(), field.names).seconds[len(field.names) // 3 :]
+                seconds = there.trial(command(), field.names[:count]).seconds[count // 3 :]
                 return {row: len(seconds) / sum(seconds)}
 
             return run
 
         yield {
             OURS: fetch(far, far.ours),
-            STOCK: fetch(far, far.stock),
+            STOCK: fetch(far, far.stock, STEADY),
             PGBACKREST: fetch(far, far.pgbackrest),
             LIMIT: fetch(near, near.ours),
         }
@@ -305,12 +308,12 @@ def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
     squeezed = [len(zlib.compress((field.local / name).read_bytes(), 1)) for name in names]
     with field.far(NARROW, NARROW_RATE) as far:
 
-        def fetch(what: str, command: str) -> dict[str, float]:
-            return {row.format(what): len(names) / sum(far.trial(command, names).seconds)}
+        def fetch(what: str, command: str, count: int = len(names)) -> dict[str, float]:
+            return {row.format(what): count / sum(far.trial(command, names[:count]).seconds)}
 
         yield {
             OURS: lambda: fetch("gzip archive", far.ours(kind="gzip")) | fetch("-z", far.ours(options=f"-p {JOBS} -z")),
-            STOCK: lambda: fetch("gzip archive", far.stock("gzip")),
+            STOCK: lambda: fetch("gzip archive", far.stock("gzip"), STEADY),
             PGBACKREST: lambda: fetch("gzip archive", far.pgbackrest("gzip")),
             LIMIT: lambda: {
                 row.format("gzip archive"): NARROW_RATE * len(names) / sum(stored),

@@ -113,7 +113,7 @@ TARGETS = [
     Target("a spool hit, of cp", 0.5, _of(HIT, CP), True),
     Target("CPU on the Barman host, of stock", 1 / 8, _of(HOST_CPU, STOCK), True),
     Target("a real standby's recovery, of cp", 1.2, _of(RECOVERY, CP), True),
-    Target("first segment, cold, of one ssh that brings it", 1.25, _of(COLD, LIMIT), True),
+    Target("first segment, cold, of one ssh that brings it", 1, _of(COLD, LIMIT), True),
     Target("a miss, ms", 25, lambda results: results.median(MISS), True),
     Target("promotion, more than with /bin/false, s", 0.3, _after(PROMOTION, lambda results: 0), True),
     Target(
