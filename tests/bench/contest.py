@@ -35,7 +35,7 @@ MISSES = 8
 HITS = 16
 STANDBYS = 8
 # Segments: the rate of Barman's own client is the same for each batch of JOBS, so it need not fetch them all.
-STEADY = 3 * JOBS
+STEADY = 2 * JOBS
 # Longer than a round: what PostgreSQL does by itself in between is not to be measured.
 RETRY_INTERVAL = "60s"
 
