@@ -41,7 +41,7 @@ integration: setup packages ## integration tests: a real sshd, PostgreSQL and Ba
 	@pytest tests/integration
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
-	@command -v pgbackrest zstd >/dev/null || { \
+	@command -v pgbackrest >/dev/null && command -v zstd >/dev/null || { \
 	    echo "installing pgbackrest and zstd"; \
 	    $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest zstd >/dev/null; }
