@@ -226,8 +226,8 @@ class Basin:
         try:
             if error is None:
                 self._weigh(flight)
-                self._learn(flight)
                 self.spool.keep(name)
+                self._learn(flight)
         except (segment.Invalid, OSError) as trouble:
             error = trouble
         flight.close()
