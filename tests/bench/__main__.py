@@ -4,6 +4,7 @@ What counts are the ratios within one run; the same machine is twice as fast an 
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def run(folder: Path, contests: list[str], rounds: int, segments: int) -> Result
             with CONTESTS[title](field, standby) as entrants:
                 for number in range(rounds):
                     for entrant, measure in entrants.items():
+                        os.sync()  # or the disk would still write what the one before has left
                         measured = measure()
                         for row, value in measured.items():
                             results.add(row, entrant, value)
