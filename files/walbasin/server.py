@@ -3,10 +3,8 @@
 import os
 import select
 import signal
-import subprocess
 import sys
 import syslog
-import tempfile
 from typing import IO, Optional
 
 from walbasin import barman, codec, getwal, segment, wire
@@ -110,6 +108,9 @@ class Server:
 
     def _send_from_barman(self, name: str) -> None:
         """What only Barman itself can find or undo."""
+        import subprocess  # rarely needed, and a cold start waits for every import
+        import tempfile
+
         request = Request(self.opening.server, name, self.opening.config, compression=self.opening.compression)
         with tempfile.TemporaryFile() as stderr:
             try:
