@@ -110,7 +110,7 @@ class Field:
             server.program("pg_basebackup", "-D", self.base.data, *connection, "-X", "none", "-c", "fast", "--no-sync")
             first = re.findall(r"[0-9A-F]{24}", (self.base.data / "backup_label").read_text())[0]
             while sum(path.name >= first for path in incoming.iterdir()) < count:
-                server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "15000", *connection)
+                server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "5000", *connection)
                 # So that pages are written whole again, as in a database that is larger than ours.
                 server.sql("CHECKPOINT")
             last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
