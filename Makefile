@@ -1,6 +1,6 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration bench packages molecule test demo destroy dist readme
+.PHONY: help setup engine lint unit integration bench packages versions molecule test demo destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -37,7 +37,7 @@ unit: setup ## unit tests
 	@pytest tests/unit
 
 # Real servers on this machine, from Debian's packages.
-integration: setup packages ## integration tests: a real sshd, PostgreSQL and Barman on loopback
+integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
 	@pytest tests/integration
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
@@ -45,7 +45,7 @@ bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman'
 	    echo "installing pgbackrest and zstd"; \
 	    $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest zstd >/dev/null; }
-	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 24,--readme)
+	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--readme)
 .venv/.bench: requirements-bench.txt | setup
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts --requirement requirements-bench.txt
 	@touch $@
@@ -56,8 +56,20 @@ packages:
 	    $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql openssh-server >/dev/null; }
 
+# PostgreSQL 10 to 18, which no Debian has side by side.
+versions: .cache/postgresql/.ready
+.cache/postgresql/.ready: tests/integration/package.json
+	@echo "fetching PostgreSQL 10 to 18"
+	@command -v npm >/dev/null || { \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null; }
+	@mkdir -p $(@D) && cp $< $(@D)
+	@npm install --prefix $(@D) --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
+	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
+	@touch $@
+
 # pytest comes last, so that its summary is the last thing that is printed.
-test: lint molecule packages ## everything that has to pass
+test: lint molecule packages versions ## everything that has to pass
 	@pytest
 
 dist: dist/barman-wal-restore dist/barman-wal-gate ## each program as one executable file

@@ -184,9 +184,9 @@ class BarmanHost:
         self._write_client(f"through-{port}", port)
         return f"through-{port}"
 
-    def add_server(self, name: str, compression: str = "") -> Path:
-        """A server in Barman's configuration, with an empty archive. Returns the folder of its WAL."""
-        text = SERVER.format(name=name, port=self.primary_port, user=POSTGRES)
+    def add_server(self, name: str, compression: str = "", port: int | None = None) -> Path:
+        """A server of Barman's, with an empty archive. port: its primary's. Returns the folder of its WAL."""
+        text = SERVER.format(name=name, port=port or self.primary_port, user=POSTGRES)
         text += f"compression = {compression}\n" if compression else ""
         (self.folder / "barman.d" / f"{name}.conf").write_text(text)
         for folder in ("wals", "incoming", "streaming", "base", "errors"):

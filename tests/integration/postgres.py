@@ -1,40 +1,51 @@
-"""Real PostgreSQL servers, from Debian's packages."""
+"""Real PostgreSQL servers, from Debian's packages or from npm's."""
 
 import re
+import shutil
 from pathlib import Path
 
 from .account import POSTGRES, free_port, give, run
 
 SEGMENT_SIZE = 16 << 20
+NPM = Path(__file__).parents[2] / ".cache" / "postgresql" / "node_modules"
 
 
 def programs() -> Path:
-    """The folder of the newest server that is installed."""
+    """The folder of the newest server that Debian installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     assert found, "the integration tests need PostgreSQL's server programs (Debian: postgresql-15)"
     return found[-1].parent
 
 
-class Server:
-    """A data directory and the server on it."""
+def install_version(version: int, folder: Path) -> Path:
+    """Puts the programs of a major version (see package.json) where postgres can reach them. Returns their folder."""
+    source = NPM / f"postgresql-{version}" / "native"
+    assert source.exists(), "the integration tests need more versions of PostgreSQL than Debian has: make versions"
+    shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("*.a"))
+    return folder / "bin"
 
-    def __init__(self, data: Path) -> None:
+
+class Server:
+    """A data directory and the server on it. `bin`: initdb, pg_ctl and postgres; what is not there is Debian's."""
+
+    def __init__(self, data: Path, bin: Path | None = None) -> None:
         self.data = data
+        self.bin = bin or programs()
         self.port = free_port()
         self.log_file = data.parent / f"{data.name}.log"
         self._is_started = False
 
     def program(self, name: str, *words: str | Path) -> str:
-        return run([programs() / name, *words], self.data.parent)
+        folder = self.bin if (self.bin / name).exists() else programs()
+        return run([folder / name, *words], self.data.parent)
 
-    def create(self) -> None:
+    def create(self, *options: str) -> None:
         """initdb, with checksums because pg_rewind wants them, and without waiting for any disk."""
-        self.program("initdb", "-D", self.data, "-A", "trust", "-k", "--no-sync")
+        self.program("initdb", "-D", self.data, "-A", "trust", "-k", "--no-sync", *options)
         self.configure(
             fsync="off",
             listen_addresses="127.0.0.1",
             unix_socket_directories="",
-            wal_keep_size="0",
             wal_retrieve_retry_interval="500ms",
             log_line_prefix="%m ",
         )
@@ -83,6 +94,6 @@ class Server:
         """A server on a copy of this (stopped) data directory."""
         run(["cp", "-a", "--reflink=auto", self.data, folder], self.data.parent)
         give(folder)
-        other = Server(folder)
+        other = Server(folder, self.bin)
         other.configure(**settings)
         return other

@@ -1,0 +1,250 @@
+"""Every PostgreSQL from 10 to 18, with segments of several sizes: what the role writes, and what comes of it."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg2
+import pytest
+
+from tests.standby_role import cluster, render
+
+from .account import ME, POSTGRES, give, wait_until
+from .barman_host import BarmanHost
+from .conftest import give_folder
+from .postgres import Server, install_version
+
+VERSIONS = range(10, 19)
+# initdb takes a size (in MiB) from 11 on.
+SIZES = (1, 64)
+RESTORE_POINT = "before_the_mistake"
+ROWS_EACH = 100
+
+RESTORE_COMMAND = "restore_command"
+CONNECTION = ["primary_conninfo", "primary_slot_name"]
+TIMELINE = "recovery_target_timeline"
+
+
+def owed_after_reload(version: int) -> list[str]:
+    """Which of the settings that the role writes (12 and later) a reload does not bring into effect."""
+    if version >= 14:
+        return [TIMELINE]
+    return [TIMELINE, RESTORE_COMMAND] if version == 13 else [*CONNECTION, TIMELINE, RESTORE_COMMAND]
+
+
+class World(NamedTuple):
+    """A primary of one version, which archives to Barman's server `name`, and a base backup from before its rows."""
+
+    version: int
+    name: str
+    folder: Path
+    primary: Server
+    base: Server
+    barman: BarmanHost
+    fetcher: Path
+
+    def incoming(self) -> str:
+        """The archive_command of all servers of this world."""
+        folder, unfinished = self.barman.home / self.name / "incoming", f"{self.folder}/unfinished"
+        return f"cp %p {unfinished} && mv {unfinished} {folder}/%f"
+
+    def command(self, *options: str) -> str:
+        """What restore_command is set to."""
+        where = ["--ssh-config", self.barman.client / "ssh_config", "--spool-dir", self.folder / "spool", "-U", ME]
+        return " ".join(map(str, [self.fetcher, *where, *options, "gate", self.name, "%f", "%p"]))
+
+    def write(self, server: Server, times: int = 1) -> list[str]:
+        """Rows, each time in a segment of their own, which is in Barman's archive in the end. The segments' names."""
+        names = []
+        for _ in range(times):
+            server.sql(f"INSERT INTO t SELECT generate_series(1, {ROWS_EACH})")
+            names.append(server.sql("SELECT pg_walfile_name(pg_switch_wal())"))
+        last = "SELECT last_archived_wal FROM pg_stat_archiver"
+        wait_until(lambda: server.sql(last) == names[-1], "archiving", 60)
+        self.barman.run_barman("archive-wal", self.name)
+        return names
+
+
+def sizes_of(version: int) -> tuple[int, ...]:
+    return (16, *SIZES) if version >= 11 else (16,)
+
+
+def every(sizes: Callable[[int], tuple[int, ...]]) -> list[object]:
+    return [pytest.param((v, size), id=f"{v}-{size}MiB") for v in VERSIONS for size in sizes(v)]
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetcher: Path) -> Iterator[World]:
+    version, size = request.param
+    name = f"v{version}_{size}"
+    own = give_folder(folder / name)
+    bin = install_version(version, own / "postgresql")
+    primary = Server(own / "angus", bin)
+    barman.add_server(name, port=primary.port)
+    give(barman.home / name / "incoming")
+    made = World(version, name, own, primary, Server(own / "base", bin), barman, fetcher)
+    primary.create(*([f"--wal-segsize={size}"] if version >= 11 else []))
+    primary.configure(archive_mode="on", archive_command=made.incoming(), wal_retrieve_retry_interval="500ms")
+    primary.start()
+    try:
+        primary.sql("CREATE TABLE t (n integer)")
+        primary.sql("SELECT pg_create_physical_replication_slot('chris')")
+        back_up(made)
+        made.write(primary, 2)
+        primary.sql(f"SELECT pg_create_restore_point('{RESTORE_POINT}')")
+        made.write(primary, 2)
+        yield made
+    finally:
+        primary.end()
+        shutil.rmtree(own)
+
+
+def back_up(world: World) -> None:
+    """A base backup as a DBA takes it who has no pg_basebackup of that version."""
+    start, stop = ("pg_backup_start('b', true)", "pg_backup_stop(false)")
+    if world.version < 15:
+        start, stop = ("pg_start_backup('b', true, false)", "pg_stop_backup(false, false)")
+    connection = psycopg2.connect(host="127.0.0.1", port=world.primary.port, user=POSTGRES, dbname="postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {start}")
+        data = world.base.data
+        shutil.copytree(world.primary.data, data, ignore=shutil.ignore_patterns("postmaster.*", "0000*0*", "chris"))
+        cursor.execute(f"SELECT labelfile FROM {stop}")
+        (data / "backup_label").write_text(cursor.fetchone()[0])
+    connection.close()
+    data.chmod(0o700)
+    give(data)
+
+
+@pytest.fixture
+def make(world: World) -> Iterator[Callable[[str], Server]]:
+    """Servers on copies of the base backup."""
+    servers = []
+
+    def copy(name: str) -> Server:
+        servers.append(world.base.copy(world.folder / name))
+        return servers[-1]
+
+    yield copy
+    for server in servers:
+        server.end()
+        shutil.rmtree(server.data)
+
+
+def deploy(world: World, server: Server, command: str, **variables: str) -> None:
+    """What the role writes on a standby."""
+    files = {"recovery_conf": "standby_mode = on\n"} if world.version < 12 else {}
+    known = cluster(str(world.version), str(server.data), **files) | {"__standby_restore_command": command, **variables}
+    if world.version < 12:
+        (server.data / "recovery.conf").write_text(render("recovery.conf.j2", **known))
+        give(server.data / "recovery.conf")
+        return
+    (server.data / "walbasin.conf").write_text(render("walbasin.conf.j2", **known))
+    if not (server.data / "standby.signal").exists():
+        with (server.data / "postgresql.conf").open("a") as file:
+            file.write("include_if_exists = 'walbasin.conf'\n")
+    for each in ("walbasin.conf", "standby.signal"):
+        (server.data / each).touch()
+        give(server.data / each)
+
+
+def rows(server: Server) -> int:
+    return int(server.sql("SELECT count(*) FROM t"))
+
+
+def streams(server: Server) -> bool:
+    return server.sql("SELECT status FROM pg_stat_wal_receiver") == "streaming"
+
+
+def promote(server: Server) -> None:
+    server.program("pg_ctl", "-D", server.data, "promote", "-w", "-t", "60")
+
+
+@pytest.mark.parametrize("world", every(sizes_of), indirect=True)
+def test_a_standby_lives_on_barman_alone_and_another_follows_its_promotion(
+    world: World, make: Callable[[str], Server]
+) -> None:
+    chris, dora = make("chris"), make("dora")
+    conninfo = f"host=127.0.0.1 port={world.primary.port} user={POSTGRES}"
+    deploy(world, chris, world.command("-p", "4"), standby_primary_conninfo=conninfo, standby_primary_slot_name="chris")
+    chris.start()
+    wait_until(lambda: streams(chris), "streaming", 60)
+
+    # Streaming stops, and only the archive is left.
+    world.primary.stop()
+    world.primary.configure(max_wal_senders="0", max_replication_slots="0")
+    slots = world.primary.data / "pg_replslot"
+    shutil.rmtree(slots / "chris")
+    world.primary.start()
+    names = world.write(world.primary, 3)
+    wait_until(lambda: rows(chris) == rows(world.primary), "the last archived row", 60)
+    assert not streams(chris)
+    for name in names:
+        assert f'restored log file "{name}" from archive' in chris.log()
+
+    # A new timeline goes to the archive as well.
+    before = rows(chris)
+    promote(chris)
+    assert chris.sql("SELECT pg_is_in_recovery()") == "f"
+    (switched,) = world.write(chris)
+    assert switched.startswith("00000002")
+
+    deploy(world, dora, world.command("-p", "4"))
+    dora.start()
+    wait_until(lambda: rows(dora) == before + ROWS_EACH, "the rows of the new timeline", 60)
+    assert 'restored log file "00000002.history" from archive' in dora.log()
+    assert f'restored log file "{switched}" from archive' in dora.log()
+
+
+@pytest.mark.parametrize("world", every(sizes_of), indirect=True)
+def test_a_recovery_ends_at_its_restore_point(world: World, make: Callable[[str], Server]) -> None:
+    server = make("pitr")
+    settings = {
+        RESTORE_COMMAND: world.command("-p", "4"),
+        "recovery_target_name": RESTORE_POINT,
+        "recovery_target_action": "promote",
+    }
+    if world.version < 12:
+        text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        (server.data / "recovery.conf").write_text(text)
+        give(server.data / "recovery.conf")
+    else:
+        server.configure(**settings)
+        (server.data / "recovery.signal").touch()
+        give(server.data / "recovery.signal")
+    server.start()
+    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 60)
+    assert f'recovery stopping at restore point "{RESTORE_POINT}"' in server.log()
+    assert rows(server) == 2 * ROWS_EACH
+
+
+@pytest.mark.parametrize("world", every(lambda version: (16,)), indirect=True)
+def test_what_a_reload_brings_into_effect(world: World, make: Callable[[str], Server]) -> None:
+    """The role asks the server the same question (tasks/effect.yml), and restarts for what is left, where it may."""
+    chris = make("chris")
+    old, new = world.command(), world.command("-s", "1")
+    deploy(world, chris, old, standby_primary_conninfo="host=127.0.0.1 port=1", standby_primary_slot_name="one")
+    chris.start()
+    loaded = chris.sql("SELECT pg_conf_load_time()")
+    deploy(
+        world,
+        chris,
+        new,
+        standby_primary_conninfo="host=127.0.0.1 port=2",
+        standby_primary_slot_name="two",
+        standby_recovery_target_timeline="current" if world.version >= 12 else "1",
+    )
+    chris.program("pg_ctl", "-D", chris.data, "reload")
+    if world.version < 12:
+        assert chris.sql("SELECT count(*) FROM pg_settings WHERE name = 'restore_command'") == "0"
+        return
+    written = ", ".join(f"'{name}'" for name in [*CONNECTION, RESTORE_COMMAND, TIMELINE])
+    wait_until(lambda: chris.sql("SELECT pg_conf_load_time()") > loaded, "the reload")
+    query = f"SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart AND name IN ({written})"
+    assert json.loads(chris.sql(query)) == owed_after_reload(world.version)
+    chris.stop()
+    chris.start()
+    assert chris.sql("SHOW restore_command") == new
