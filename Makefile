@@ -1,20 +1,22 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration bench packages versions molecule test demo destroy dist readme
+.PHONY: help setup engine lint unit integration bench packages versions molecule test test-all demo destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
-SCENARIO ?= default
+SCENARIO ?= default recovery_conf
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
+# Of the lab's hosts: 11, 12 or 13.
+export DEBIAN ?= 12
 export MOLECULE_GLOB := molecule/*/molecule.yml
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 setup: .venv/.ready $(COLLECTION) ## the virtual environment with the pinned tools
 .venv/.ready: requirements-dev.txt requirements-barman.txt
@@ -68,6 +70,11 @@ versions: .cache/postgresql/.ready
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
+test-all: ## that, and the lab's first scenario with Debian 11 and 13
+	@$(MAKE) molecule SCENARIO=default DEBIAN=11
+	@$(MAKE) molecule SCENARIO=default DEBIAN=13
+	@$(MAKE) test
+
 # pytest comes last, so that its summary is the last thing that is printed.
 test: lint molecule packages versions ## everything that has to pass
 	@pytest
@@ -87,10 +94,11 @@ engine: ## a container engine and the lab's image
 	@molecule/shared/engine
 
 # Molecule calls a missing playbook "missing" and succeeds all the same.
-molecule: setup engine ## one Molecule scenario: make molecule SCENARIO=default
-	@mkdir -p .cache
-	@set -o pipefail; molecule test --scenario-name $(SCENARIO) 2>&1 | tee .cache/molecule-$(SCENARIO).log
-	@! grep -E 'missing=[^0]' .cache/molecule-$(SCENARIO).log
+molecule: setup engine versions ## the lab's scenarios, or one: make molecule SCENARIO=default DEBIAN=13
+	@set -o pipefail; for scenario in $(SCENARIO); do \
+	    log=.cache/molecule-$$scenario-$(DEBIAN).log; \
+	    molecule test --scenario-name $$scenario 2>&1 | tee $$log && ! grep -E 'missing=[^0]' $$log || exit 1; \
+	done
 
 demo: setup engine ## the story of two outages; KEEP=1 keeps the lab
 	@KEEP=$(KEEP) molecule/shared/demo
