@@ -86,7 +86,7 @@ def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetc
     give(barman.home / name / "incoming")
     made = World(version, name, own, primary, Server(own / "base", bin), barman, fetcher)
     primary.create(*([f"--wal-segsize={size}"] if version >= 11 else []))
-    primary.configure(archive_mode="on", archive_command=made.incoming(), wal_retrieve_retry_interval="500ms")
+    primary.configure(archive_mode="on", archive_command=made.incoming())
     primary.start()
     try:
         primary.sql("CREATE TABLE t (n integer)")
