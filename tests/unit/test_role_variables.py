@@ -94,11 +94,9 @@ def test_layouts(version: str, data: str, debian: bool, config: str, service: st
     assert value_of("__standby_service_name", **known, standby_service="pg") == "pg"
 
 
-@pytest.mark.parametrize(
-    ("unit", "service"), [("pg11.service\n", "pg11.service"), ("init.scope", "postgresql"), ("-", "postgresql")]
-)
+@pytest.mark.parametrize(("unit", "service"), [("pg11.service", "pg11.service"), ("", "postgresql")])
 def test_a_running_server_tells_its_service(unit: str, service: str) -> None:
-    """What ps says of the postmaster; a server that a person started belongs to no service."""
+    """A server that a person or a cluster manager started is no service."""
     known = cluster("11", "/srv/pg11/data") | {"__standby_lsclusters": {"stdout_lines": []}}
     assert value_of("__standby_service_name", **known, __standby_unit={"stdout": unit}) == service
 
