@@ -70,9 +70,10 @@ versions: .cache/postgresql/.ready
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
-test-all: ## that, and the lab's first scenario with Debian 11 and 13
+test-all: packages versions ## all that make test does, the lab with Debian 11 and 13, and every size of segments with every PostgreSQL
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
+	@pytest -m matrix
 	@$(MAKE) test
 
 # pytest comes last, so that its summary is the last thing that is printed.

@@ -323,29 +323,42 @@ def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 
 @contextlib.contextmanager
-def many(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Several standbys at once on one Barman host."""
+def many(field: Field, _: Standby) -> Iterator[Entrants]:
+    """Several standbys at once on one Barman host, and one after the other: so many bytes have to wait for the disk."""
     standbys = [field.standby() for _ in range(STANDBYS)]
     names = field.names
 
-    def together() -> dict[str, float]:
+    row = f"segments a second, {STANDBYS} standbys"
+
+    def settle() -> None:
         for each in standbys:
             each.settle()
+
+    def check() -> None:
+        for each in standbys:
+            each.check()
+
+    def together() -> dict[str, float]:
+        settle()
         for each in standbys:
             each.begin(each.ours(), names)
         finished = [sum(each.finish()) for each in standbys]
-        for each in standbys:
-            each.check()
+        check()
         return {
-            f"segments a second, {STANDBYS} standbys": STANDBYS * len(names) / max(finished),
+            row: STANDBYS * len(names) / max(finished),
             "the slowest of them, of the fastest": min(finished) / max(finished),
         }
 
-    def alone() -> dict[str, float]:
-        seconds = standby.trial(standby.ours(), names).seconds
-        return {f"segments a second, {STANDBYS} standbys": len(names) / sum(seconds)}
+    def in_turn() -> dict[str, float]:
+        settle()
+        seconds = 0.0
+        for each in standbys:
+            each.begin(each.ours(), names)
+            seconds += sum(each.finish())
+        check()
+        return {row: STANDBYS * len(names) / seconds}
 
-    yield {OURS: together, LIMIT: alone}
+    yield {OURS: together, LIMIT: in_turn}
 
 
 @contextlib.contextmanager

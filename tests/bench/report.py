@@ -126,7 +126,7 @@ TARGETS = [
     Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
     Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
     Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
-    Target(f"{STANDBYS} standbys together, of one alone", 1, _of(MANY, LIMIT)),
+    Target(f"{STANDBYS} standbys together, of one after the other", 1, _of(MANY, LIMIT)),
     Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),
     Target("memory of the background process, MiB", 60, lambda results: results.median(MEMORY), True),
 ]
