@@ -38,7 +38,7 @@ lint: setup ## all linters
 unit: setup ## unit tests
 	@pytest tests/unit
 
-# Real servers on this machine, from Debian's packages.
+# Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
 	@pytest tests/integration
 

@@ -68,7 +68,8 @@ def accepted() -> Tuple[str, ...]:
 
 def _is_installed(program: str) -> bool:
     # shutil.which, without the import of every compression that Python knows.
-    return any(os.access(os.path.join(folder, program), os.X_OK) for folder in os.get_exec_path())
+    paths = (os.path.join(folder, program) for folder in os.get_exec_path())
+    return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)
 
 
 def compressor(name: str) -> Any:

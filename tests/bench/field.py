@@ -99,7 +99,7 @@ class Field:
         server.create()
         server.configure(
             archive_mode="on",
-            archive_command=f"cp %p {own}/unfinished && mv {own}/unfinished {incoming}/%f",
+            archive_command=self.barman.archive_command("angus", own),
             max_wal_size="4GB",
             synchronous_commit="off",
         )

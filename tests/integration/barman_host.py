@@ -195,6 +195,15 @@ class BarmanHost:
         self._authorize()
         return self.home / name / "wals"
 
+    def archive_command(self, server: str, folder: Path) -> str:
+        """A primary's, which makes the file whole in a folder of its own before Barman sees it."""
+        return f"cp %p {folder}/unfinished && mv {folder}/unfinished {self.home / server}/incoming/%f"
+
+    def restore_command(self, fetcher: Path, spool: Path, *options: str, host: str, server: str) -> str:
+        """Of a server whose files are fetched from here."""
+        words = [fetcher, "--ssh-config", self.client / "ssh_config", "--spool-dir", spool, "-U", ME]
+        return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
+
     def put(self, server: str, name: str, content: bytes) -> None:
         """Lay a file into a server's archive, where Barman looks for it."""
         folder = self.home / server / "wals"

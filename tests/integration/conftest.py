@@ -78,7 +78,7 @@ def stock_client(folder: Path, barman: BarmanHost) -> Path:
 def angus(folder: Path, barman: BarmanHost) -> Iterator[Primary]:
     """A primary that has archived a few segments to Barman, each with rows of its own."""
     barman.add_server("angus")
-    incoming = give(barman.home / "angus" / "incoming")
+    give(barman.home / "angus" / "incoming")
     own = give_folder(folder / "angus")
     server = Server(own / "main")
     server.port = barman.primary_port
@@ -86,13 +86,18 @@ def angus(folder: Path, barman: BarmanHost) -> Iterator[Primary]:
     server.configure(
         wal_level="replica",
         archive_mode="on",
-        archive_command=f"cp %p {own}/unfinished && mv {own}/unfinished {incoming}/%f",
+        archive_command=barman.archive_command("angus", own),
     )
     server.start()
     try:
         yield _live(server, own, barman)
     finally:
         server.end()
+
+
+def rows(server: Server) -> int:
+    """How many there are in the table that the tests write to."""
+    return int(server.sql("SELECT count(*) FROM t"))
 
 
 def give_folder(path: Path) -> Path:

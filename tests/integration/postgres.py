@@ -67,6 +67,9 @@ class Server:
         self.program("pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop")
         self._is_started = False
 
+    def promote(self) -> None:
+        self.program("pg_ctl", "-D", self.data, "promote", "-w", "-t", "60")
+
     def is_running(self) -> bool:
         return (self.data / "postmaster.pid").exists()
 

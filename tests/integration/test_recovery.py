@@ -12,7 +12,7 @@ import pytest
 
 from .account import IS_ROOT, ME, POSTGRES, give, processes, wait_until
 from .barman_host import BarmanHost
-from .conftest import RESTORE_POINT, Primary
+from .conftest import RESTORE_POINT, Primary, rows
 from .postgres import Server, programs
 
 Make = Callable[..., Server]
@@ -21,8 +21,7 @@ Make = Callable[..., Server]
 @pytest.fixture
 def restore_command(fetcher: Path, barman: BarmanHost, place: Path) -> Callable[..., str]:
     def make(*options: str, host: str = "gate", server: str = "angus") -> str:
-        words = [fetcher, "--ssh-config", barman.client / "ssh_config", "--spool-dir", place / "spool", "-U", ME]
-        return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
+        return barman.restore_command(fetcher, place / "spool", *options, host=host, server=server)
 
     return make
 
@@ -44,10 +43,6 @@ def copy_of_base(angus: Primary, place: Path) -> Iterator[Make]:
         server.end()
 
 
-def rows(server: Server) -> int:
-    return int(server.sql("SELECT count(*) FROM t"))
-
-
 def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
 ) -> None:
@@ -57,7 +52,7 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     for name in angus.segments[1:]:
         assert f'restored log file "{name}" from archive' in chris.log()
     started = time.monotonic()
-    chris.program("pg_ctl", "-D", chris.data, "promote", "-w", "-t", "60")
+    chris.promote()
     assert time.monotonic() - started < 30
     assert chris.sql("SELECT pg_is_in_recovery()") == "f"
     assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
@@ -186,7 +181,7 @@ def test_pg_rewind_takes_what_it_needs_from_barman(
     source = copy_of_base("source", "standby.signal", restore_command=command)
     source.start()
     wait_until(lambda: rows(source) == angus.rows, "the last archived row", 120)
-    source.program("pg_ctl", "-D", source.data, "promote", "-w", "-t", "60")
+    source.promote()
     source.sql("INSERT INTO t SELECT generate_series(1, 7)")
     source.sql("CHECKPOINT")
     # With its timeline in the archive the other one takes the next.
@@ -195,7 +190,7 @@ def test_pg_rewind_takes_what_it_needs_from_barman(
     target = copy_of_base("target", "standby.signal", restore_command=command, recovery_target_timeline="1")
     target.start()
     wait_until(lambda: rows(target) == angus.rows, "the last archived row", 120)
-    target.program("pg_ctl", "-D", target.data, "promote", "-w", "-t", "60")
+    target.promote()
     assert target.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000003")
     target.sql("INSERT INTO t SELECT generate_series(1, 13)")
     target.stop()

@@ -11,9 +11,9 @@ import pytest
 
 from tests.standby_role import cluster, render
 
-from .account import ME, POSTGRES, give, wait_until
+from .account import POSTGRES, give, wait_until
 from .barman_host import BarmanHost
-from .conftest import give_folder
+from .conftest import RESTORE_POINT, ROWS_EACH, give_folder, rows
 from .postgres import Server, install_version
 
 VERSIONS = range(10, 19)
@@ -22,8 +22,6 @@ SIZES = (1, 16, 64)
 USUAL = 16
 # Of the other sizes these are tried every time; the rest of the matrix has a target of its own (make test-all).
 ALWAYS = {(11, 1), (18, 64)}
-RESTORE_POINT = "before_the_mistake"
-ROWS_EACH = 100
 
 RESTORE_COMMAND = "restore_command"
 CONNECTION = ["primary_conninfo", "primary_slot_name"]
@@ -48,15 +46,9 @@ class World(NamedTuple):
     barman: BarmanHost
     fetcher: Path
 
-    def incoming(self) -> str:
-        """The archive_command of all servers of this world."""
-        folder, unfinished = self.barman.home / self.name / "incoming", f"{self.folder}/unfinished"
-        return f"cp %p {unfinished} && mv {unfinished} {folder}/%f"
-
     def command(self, *options: str) -> str:
         """What restore_command is set to."""
-        where = ["--ssh-config", self.barman.client / "ssh_config", "--spool-dir", self.folder / "spool", "-U", ME]
-        return " ".join(map(str, [self.fetcher, *where, *options, "gate", self.name, "%f", "%p"]))
+        return self.barman.restore_command(self.fetcher, self.folder / "spool", *options, host="gate", server=self.name)
 
     def write(self, server: Server, times: int = 1) -> list[str]:
         """Rows, each time in a segment of their own, which is in Barman's archive in the end. The segments' names."""
@@ -93,7 +85,7 @@ def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetc
     give(barman.home / name / "incoming")
     made = World(version, name, own, primary, Server(own / "base", bin), barman, fetcher)
     primary.create(*([f"--wal-segsize={size}"] if version >= 11 else []))
-    primary.configure(archive_mode="on", archive_command=made.incoming())
+    primary.configure(archive_mode="on", archive_command=barman.archive_command(name, own))
     primary.start()
     try:
         primary.sql("CREATE TABLE t (n integer)")
@@ -158,16 +150,8 @@ def deploy(world: World, server: Server, command: str, **variables: str) -> None
         give(server.data / each)
 
 
-def rows(server: Server) -> int:
-    return int(server.sql("SELECT count(*) FROM t"))
-
-
 def streams(server: Server) -> bool:
     return server.sql("SELECT status FROM pg_stat_wal_receiver") == "streaming"
-
-
-def promote(server: Server) -> None:
-    server.program("pg_ctl", "-D", server.data, "promote", "-w", "-t", "60")
 
 
 @pytest.mark.parametrize("world", every(*SIZES), indirect=True)
@@ -194,7 +178,7 @@ def test_a_standby_lives_on_barman_alone_and_another_follows_its_promotion(
 
     # A new timeline goes to the archive as well.
     before = rows(chris)
-    promote(chris)
+    chris.promote()
     assert chris.sql("SELECT pg_is_in_recovery()") == "f"
     (switched,) = world.write(chris)
     assert switched.startswith("00000002")
