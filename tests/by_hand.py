@@ -37,11 +37,13 @@ def header(
     size: int = 16 * MIB,
     magic: int = MAGIC[15],
     info: int = XLP_LONG_HEADER,
+    remaining: int = 0,
+    block_size: int = 8192,
 ) -> bytes:
     """XLogLongPageHeaderData."""
-    standard = number(magic, 2) + number(info, 2) + number(timeline, 4) + number(address, 8) + number(0, 4)
+    standard = number(magic, 2) + number(info, 2) + number(timeline, 4) + number(address, 8) + number(remaining, 4)
     padding = bytes(4)  # MAXALIGN
-    return standard + padding + number(system_identifier, 8) + number(size, 4) + number(8192, 4)
+    return standard + padding + number(system_identifier, 8) + number(size, 4) + number(block_size, 4)
 
 
 def segment(name: str, system_identifier: int = OURS, size: int = MIB, timeline: int = 0) -> bytes:

@@ -46,7 +46,7 @@ def verify(name: str, sink: Union[Sink, Arrival], file: BinaryIO, cluster: Optio
     sink.finish()
     if segment.is_history(name):
         file.seek(0)
-        segment.history(name, file.read(segment.HISTORY_LIMIT))
+        segment.history(name, file.read(segment.HISTORY_LIMIT + 1))
     else:
         segment.verify_segment(name, sink.header, sink.length, cluster.system_identifier if cluster else None)
 
@@ -63,7 +63,10 @@ class Answer:
         self.has_come, self.error = True, error
 
     def add(self, data: bytes) -> None:
+        """Raises segment.Invalid when it is too much: the other side may not fill our memory."""
         self.output += data
+        if len(self.output) > segment.HISTORY_LIMIT:
+            raise segment.Invalid("a longer answer than there can be")
 
     def names(self) -> List[str]:
         """The segments that --peek lists."""

@@ -92,11 +92,11 @@ class Background:
         self.is_ending = True
 
     def _is_over(self) -> bool:
-        """Idle, without its server, or promoted."""
+        """Idle, without its server, promoted, or with a spool that was taken away."""
         is_idle = not self.basin.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
         is_promoted = self.server is not None and not cluster.is_recovering(self.own)
         is_gone = cluster.postmaster(self.own) != self.server or cluster.read(self.own.data_directory) != self.own
-        return is_idle or is_promoted or is_gone
+        return is_idle or is_promoted or is_gone or self.spool.is_gone()
 
     # Callers.
 

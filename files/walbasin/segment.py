@@ -17,7 +17,9 @@ HISTORY_LIMIT = 1 * MIB
 # XLogLongPageHeaderData: magic, info, timeline, page address, remaining length, (alignment), system identifier,
 # segment size, block size. WAL is written in the byte order of its machine, and only read on the same kind.
 LONG_HEADER = struct.Struct("=HHIQI4xQII")
-HAS_LONG_HEADER = 0x0002
+GOES_ON, HAS_LONG_HEADER = 0x0001, 0x0002
+FLAGS = 0x000F
+BLOCK_SIZES = [1 << power for power in range(10, 17)]
 # Every release changes the low byte; 10 to 18 run from 0xD097 to 0xD118.
 MAGIC_RANGE = range(0xD000, 0xE000)
 
@@ -63,10 +65,13 @@ def verify_segment(name: str, header: bytes, length: int, system_identifier: Opt
     system_identifier is the cluster's, or None where it is not known. Raises Invalid.
     """
     if len(header) < LONG_HEADER.size:
-        raise Invalid(f"{length} bytes, too short for a WAL segment")
-    magic, info, page_timeline, address, _, origin, size, _ = LONG_HEADER.unpack_from(header)
+        raise Invalid(f"{length} bytes, too short for a WAL segment{_beginning(header)}")
+    magic, info, page_timeline, address, remaining, origin, size, block_size = LONG_HEADER.unpack_from(header)
     if magic not in MAGIC_RANGE or not info & HAS_LONG_HEADER:
-        raise Invalid(f"it does not begin with a WAL page header (first bytes {header[:8].hex()})")
+        raise Invalid(f"it does not begin with a WAL page header{_beginning(header)}")
+    # The rest of a record of the page before comes first exactly when the flag says so.
+    if info & ~FLAGS or bool(info & GOES_ON) != bool(remaining) or block_size not in BLOCK_SIZES:
+        raise Invalid(f"its first page header is damaged{_beginning(header)}")
     if size & (size - 1) or not SMALLEST <= size <= LARGEST:
         raise Invalid(f"its header gives an impossible segment size, {size} bytes")
     if length != size:
@@ -80,15 +85,22 @@ def verify_segment(name: str, header: bytes, length: int, system_identifier: Opt
     return int(size)
 
 
+def _beginning(content: bytes) -> str:
+    """What was there instead: a login message is told at a glance."""
+    return f" (first bytes: {content[:16]!r})" if content else ""
+
+
 def history(name: str, text: bytes) -> List[Tuple[int, int]]:
     """The (parent timeline, switch LSN) pairs of history file `name`, oldest first. Raises Invalid."""
     switches: List[Tuple[int, int]] = []
-    for line in text.decode("utf-8", "replace").splitlines():
-        fields = line.split()
+    if len(text) > HISTORY_LIMIT:
+        raise Invalid(f"longer than any timeline history, which have {HISTORY_LIMIT} bytes at most")
+    for line in text.decode("utf-8", "replace").split("\n"):
+        fields = line.split(None, 2)
         if not fields or fields[0].startswith("#"):
             continue
         try:
-            parent, (high, low) = int(fields[0]), (int(part, 16) for part in fields[1].split("/"))
+            parent, (high, low) = _number(fields[0], 10), (_number(part, 16) for part in fields[1].split("/"))
         except (ValueError, IndexError):
             raise Invalid(f"not a timeline history: {line[:60]!r}") from None
         if not (switches[-1][0] if switches else 0) < parent < timeline(name):
@@ -97,3 +109,13 @@ def history(name: str, text: bytes) -> List[Tuple[int, int]]:
     if not switches:
         raise Invalid("a timeline history without a single entry")
     return switches
+
+
+def _number(text: str, base: int) -> int:
+    """An unsigned number of 32 bits, as C reads it. Raises ValueError."""
+    if not text.isascii() or not text.isalnum() or len(text) > 10:
+        raise ValueError
+    number = int(text, base)
+    if number >> 32:
+        raise ValueError
+    return number

@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 import syslog
+import time
 from typing import IO, Optional
 
 from walbasin import barman, codec, getwal, segment, wire
@@ -13,9 +14,11 @@ from walbasin.getwal import Request
 from walbasin.wire import Opening
 
 STDIN, STDOUT = 0, 1
-# A fetcher that is still there asks, or ends the connection, long before that.
-IDLE_LIMIT = 300
+# Seconds, for a request and for each piece of an answer. A fetcher that is still there asks, takes what it is given, or
+# ends the connection, long before that.
+PATIENCE = 300
 CHUNK = 256 * 1024
+PIECE = 4 << 20
 
 
 class Server:
@@ -34,21 +37,21 @@ class Server:
             syslog.syslog(syslog.LOG_WARNING, f"{opening.server}: {reason}; serving through barman get-wal, slowly")
 
     def run(self) -> None:
-        """Until the fetcher ends it, or says nothing for IDLE_LIMIT seconds."""
+        """Until the fetcher ends it, or does not ask for anything for PATIENCE seconds, however it goes about that."""
         _write(wire.GREETING + b"\n")
         waiting = b""
+        end = time.monotonic() + PATIENCE
         while True:
-            # A write that nobody reads ends by the alarm, a read by select.
             signal.alarm(0)
-            if not select.select([STDIN], [], [], IDLE_LIMIT)[0]:
+            if not select.select([STDIN], [], [], max(0.0, end - time.monotonic()))[0]:
                 return
             data = os.read(STDIN, 4096)
             if not data:
                 return
             *lines, waiting = (waiting + data).split(b"\n")
             for line in lines:
-                signal.alarm(IDLE_LIMIT)
                 self.answer(line)
+                end = time.monotonic() + PATIENCE
             if len(waiting) > wire.LONGEST_REQUEST:
                 _write(_error("a request without an end"))
                 return
@@ -87,7 +90,8 @@ class Server:
             _write(wire.HEADER.pack(wire.DATA, length))
             sent = 0
             while sent < length:
-                count = os.sendfile(STDOUT, descriptor, sent, length - sent)
+                signal.alarm(PATIENCE)
+                count = os.sendfile(STDOUT, descriptor, sent, min(length - sent, PIECE))
                 if count == 0:  # it became shorter: the promise of the header cannot be kept
                     raise BrokenPipeError
                 sent += count
@@ -109,10 +113,10 @@ class Server:
     def _send_from_barman(self, name: str) -> None:
         """What only Barman itself can find or undo."""
         import subprocess  # rarely needed, and a cold start waits for every import
-        import tempfile
 
         request = Request(self.opening.server, name, self.opening.config, compression=self.opening.compression)
-        with tempfile.TemporaryFile() as stderr:
+        # In memory: the disk of a backup server is full one day, and then WAL must still get out.
+        with os.fdopen(os.memfd_create("stderr"), "w+b") as stderr:
             try:
                 process = subprocess.Popen(
                     ["barman", *getwal.arguments(request)],
@@ -152,8 +156,10 @@ def _error(text: str) -> bytes:
 
 
 def _write(data: bytes) -> None:
+    """Ends the process when nobody reads it."""
     view = memoryview(data)
     while view:
+        signal.alarm(PATIENCE)
         view = view[os.write(STDOUT, view) :]
 
 

@@ -67,16 +67,15 @@ class Spool:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
             own_name = folder_name(cluster, barman_host, server)
-            with contextlib.ExitStack() as opened:
-                root_folder = _open_folder(root)
-                opened.callback(os.close, root_folder)
-                of_cluster = _open_folder(own_name, root_folder)
-                opened.callback(os.close, of_cluster)
+            self._root = _open_folder(root)
+            of_cluster = _open_folder(own_name, self._root)
+            try:
                 self._folder = _open_folder(boot, of_cluster)
                 # A rename can outlive the data behind it in a power loss, so what a former boot left is void.
                 for former in set(os.listdir(of_cluster)) - {boot}:
                     _remove_folder(former, of_cluster)
-            self.root = os.path.realpath(root)
+            finally:
+                os.close(of_cluster)
             self._target = f"{own_name}/{boot}"
             self._caller = f"{barman_host}.{server}"
         except OSError as error:
@@ -111,25 +110,31 @@ class Spool:
         False when it can already. Only where a hand-over is a rename, which is all that the shell can do.
         """
         server = postmaster(cluster)
-        link = os.path.join(self.root, f"{server}.{self._caller}")
+        link = f"{server}.{self._caller}"
         try:
             if server is None or "/" in self._caller or not self.is_beside(cluster.path("pg_wal")):
                 return False
-            if os.path.islink(link) and os.readlink(link) == self._target:
+            if link in self._links():
                 return False
             self.withdraw()
-            os.symlink(self._target, link)
+            os.symlink(self._target, link, dir_fd=self._root)
         except OSError:
             return False
         return True
 
     def withdraw(self) -> None:
-        """The reverse of `publish`, for this server and any before it."""
-        with os.scandir(self.root) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    if entry.is_symlink() and os.readlink(entry.path) == self._target:
-                        os.unlink(entry.path)
+        """The reverse of `publish`, for this server and any before it. Raises OSError."""
+        for link in self._links():
+            os.unlink(link, dir_fd=self._root)
+
+    def _links(self) -> List[str]:
+        """Those that lead here. Raises OSError."""
+        found = []
+        for name in os.listdir(self._root):
+            with contextlib.suppress(OSError):
+                if os.readlink(name, dir_fd=self._root) == self._target:
+                    found.append(name)
+        return found
 
     def clear(self) -> None:
         """Empty it, but for the outage that callers must know of."""
@@ -201,6 +206,10 @@ class Spool:
         for name in names:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=self._folder)
+
+    def is_gone(self) -> bool:
+        """Somebody has removed it: whatever is put in, nobody finds it."""
+        return os.fstat(self._folder).st_nlink == 0
 
     def room(self, size: int) -> int:
         """How many segments of `size` bytes may still be put in."""

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from walbasin import segment
 
-from tests.by_hand import FOREIGN, MAGIC, MIB, OURS, XLP_FIRST_IS_CONTRECORD, header
+from tests.by_hand import FOREIGN, MAGIC, MIB, OURS, XLP_FIRST_IS_CONTRECORD, XLP_LONG_HEADER, header
 
 SIZES = [1 << exponent for exponent in range(20, 31)]
 
@@ -100,8 +100,26 @@ def test_the_first_segment_of_a_timeline_begins_with_a_page_of_its_parent(timeli
 
 
 def test_a_segment_may_begin_in_the_middle_of_a_record() -> None:
-    info = 0x0002 | XLP_FIRST_IS_CONTRECORD
-    assert segment.verify_segment(NAME, header(3, at_name(MIB), size=MIB, info=info), MIB, OURS)
+    info = XLP_LONG_HEADER | XLP_FIRST_IS_CONTRECORD
+    good = header(3, at_name(MIB), size=MIB, info=info, remaining=4711)
+    assert segment.verify_segment(NAME, good, MIB, OURS)
+
+
+@pytest.mark.parametrize("size", [MIB, 16 * MIB, 512 * MIB])
+def test_a_flipped_bit_in_the_header_is_noticed(size: int) -> None:
+    """All but those of the version, of an older timeline, and of what nobody reads; PostgreSQL checks the first two."""
+    good = header(3, at_name(size), size=size)
+    missed = set()
+    for bit in range(8 * len(good)):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            segment.verify_segment(NAME, bytes(flipped), size, OURS)
+        except segment.Invalid:
+            continue
+        missed.add(bit // 8)
+    magic, info, timeline, padding = {0, 1}, {2}, {4}, set(range(20, 24))
+    assert missed <= magic | info | timeline | padding
 
 
 def test_without_a_cluster_the_origin_is_not_checked() -> None:
@@ -122,7 +140,12 @@ GOOD = header(3, at_name(16 * MIB))
         (bytes(40), 16 * MIB, "WAL page header"),
         (b"\xff" * 40, 16 * MIB, "WAL page header"),
         (b"-bash: barman: command not found, so nothing here", 16 * MIB, "WAL page header"),
+        (b"Welcome to barman, authorized use only. Have a nice day.", 56, "b'Welcome to barma'"),
         (header(3, at_name(16 * MIB), info=0), 16 * MIB, "WAL page header"),
+        (header(3, at_name(16 * MIB), info=XLP_LONG_HEADER | 0x10), 16 * MIB, "damaged"),
+        (header(3, at_name(16 * MIB), info=XLP_LONG_HEADER | XLP_FIRST_IS_CONTRECORD), 16 * MIB, "damaged"),
+        (header(3, at_name(16 * MIB), remaining=1), 16 * MIB, "damaged"),
+        (header(3, at_name(16 * MIB), block_size=8193), 16 * MIB, "damaged"),
         (header(3, at_name(16 * MIB), size=0), 0, "segment size"),
         (header(3, at_name(16 * MIB), size=3 * MIB), 3 * MIB, "segment size"),
         (header(3, at_name(16 * MIB), size=MIB // 2), MIB // 2, "segment size"),
@@ -171,6 +194,11 @@ def test_a_history_is_read_as_postgresql_writes_it() -> None:
         b"2\t0/5000148\treason\n1\t0/6000000\tnot increasing\n",
         bytes(16 * 1024),
         b"\xff\xfe\x00garbage\n",
+        b"1_0\t0/5000148\treason\n",
+        b"-1\t0/5000148\treason\n",
+        "\u0661\t0/5000148\tan Arabic one\n".encode(),
+        b"1\t0/100000000\tlonger than 32 bits\n",
+        b"#" * (segment.HISTORY_LIMIT + 1),
     ],
 )
 def test_what_is_no_history_is_refused(text: bytes) -> None:
