@@ -15,6 +15,8 @@ CHUNK = 256 * 1024
 # Of a file on its way: what cannot be compressed becomes a little longer.
 LONGEST = 2 * segment.LARGEST
 SPLICE_NONBLOCK = 2
+# Bytes; xz -9, its highest level, needs half of it.
+XZ_MEMORY = 128 << 20
 
 
 class Undecodable(Invalid):
@@ -36,7 +38,7 @@ def _bzip2() -> Any:
 def _xz() -> Any:
     import lzma
 
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
 
 # None of these can begin a WAL page (whose magic is 0xDnnn in either byte order's first two bytes) or a history.
@@ -114,12 +116,19 @@ class Sink:
         if stored in DECODERS:
             self._decoder = DECODERS[stored]()
         elif stored in PROGRAMS and _is_installed(stored):
+            import resource
             import subprocess
 
             self._file.flush()
             self._program = subprocess.Popen(
-                [stored, "-dcq"], stdin=subprocess.PIPE, stdout=self._file.fileno(), stderr=subprocess.DEVNULL
+                [stored, "-dcq"],
+                stdin=subprocess.PIPE,
+                stdout=self._file.fileno(),
+                stderr=subprocess.DEVNULL,
+                restore_signals=False,  # SIGXFSZ stays ignored: an error of the program, and no core dump
             )
+            # It has seen nothing yet, and cannot write more than a segment has, whatever it sees.
+            resource.prlimit(self._program.pid, resource.RLIMIT_FSIZE, (segment.LARGEST, segment.LARGEST))
         elif stored:
             raise Undecodable(f"it is stored as {stored}, which cannot be undone here")
 
@@ -131,13 +140,25 @@ class Sink:
             except BrokenPipeError:
                 raise Invalid("its compression is damaged") from None
             return
-        if self._decoder is not None:
-            if self._decoder.eof:
-                raise Invalid("there is more behind the end of the compressed file")
-            try:
-                data = self._decoder.decompress(data)
-            except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
-                raise Invalid(f"its compression is damaged: {error}") from error
+        if self._decoder is None:
+            self._put(data)
+            return
+        if self._decoder.eof:
+            raise Invalid("there is more behind the end of the compressed file")
+        piece = self._decode(data)
+        while piece:
+            self._put(piece)
+            # zlib hands back what it has not looked at yet, the others keep it.
+            piece = b"" if self._decoder.eof else self._decode(getattr(self._decoder, "unconsumed_tail", b""))
+
+    def _decode(self, data: bytes) -> bytes:
+        """No more than CHUNK bytes at a time: zeros, and who wants to harm us, are compressed a thousand times."""
+        try:
+            return bytes(self._decoder.decompress(data, CHUNK))
+        except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
+            raise Invalid(f"its compression is damaged: {error}") from error
+
+    def _put(self, data: bytes) -> None:
         if len(self.header) < segment.LONG_HEADER.size:
             self.header += data[: segment.LONG_HEADER.size - len(self.header)]
         self.length += len(data)

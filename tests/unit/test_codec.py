@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,42 @@ def test_it_does_not_matter_in_which_pieces_it_comes(form: str, cuts: list[int])
     sink, written = received(*filter(None, pieces))
     assert written == WAL[:200]
     assert sink.header == WAL[: segment.LONG_HEADER.size]
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+def test_what_is_compressed_a_thousand_times_does_not_fill_the_memory(form: str, tmp_path: Path) -> None:
+    stored = COMPRESS[form](bytes(64 * MIB))
+    with (tmp_path / "file").open("wb") as file:
+        sink = Sink(file)
+        tracemalloc.start()
+        try:
+            sink.write(stored)
+            sink.finish()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (tmp_path / "file").stat().st_size == sink.length == 64 * MIB
+    assert peak < 16 * MIB
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz", "zstd", "lz4"])
+def test_what_is_longer_than_any_segment_does_not_fill_the_disk(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form in COMPRESS:
+        stored = COMPRESS[form](bytes(8 * MIB))
+    elif not shutil.which(form):
+        pytest.skip(f"{form} is not installed")
+    else:
+        stored = subprocess.run([form, "-1", "-c"], input=bytes(8 * MIB), stdout=subprocess.PIPE, check=True).stdout
+    monkeypatch.setattr(segment, "LARGEST", MIB)
+    with (tmp_path / "file").open("wb") as file:
+        sink = Sink(file)
+        with pytest.raises(segment.Invalid):
+            sink.write(stored)
+            sink.finish()
+        sink.close()
+    assert (tmp_path / "file").stat().st_size <= MIB
 
 
 @pytest.mark.parametrize("content", [b"", b"1", b"1\t0/100"])
