@@ -9,6 +9,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
 
+# Tests wait more than they compute.
+SIDE_BY_SIDE := --numprocesses 3
+
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 # Of the lab's hosts: 11, 12 or 13.
@@ -36,11 +39,11 @@ lint: setup ## all linters
 	@ansible-lint --offline -q
 
 unit: setup ## unit tests
-	@pytest tests/unit
+	@pytest tests/unit $(SIDE_BY_SIDE)
 
 # Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
-	@pytest tests/integration
+	@pytest tests/integration $(SIDE_BY_SIDE)
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
 	@command -v pgbackrest >/dev/null && command -v zstd >/dev/null || { \
@@ -73,12 +76,12 @@ versions: .cache/postgresql/.ready
 test-all: packages versions ## all that make test does, the lab with Debian 11 and 13, and every size of segments with every PostgreSQL
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
-	@pytest -m matrix
+	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 
 # pytest comes last, so that its summary is the last thing that is printed.
 test: lint molecule packages versions ## everything that has to pass
-	@pytest
+	@pytest $(SIDE_BY_SIDE)
 
 dist: dist/barman-wal-restore dist/barman-wal-gate ## each program as one executable file
 dist/%: files/% $(wildcard files/walbasin/*.py)

@@ -10,7 +10,7 @@ import sys
 import syslog
 from typing import List, TypeVar
 
-from walbasin import VERSION, getwal, wire
+from walbasin import VERSION, getwal, places, wire
 
 # Neither Barman's "not in the archive" (1) nor one of ssh's own (255).
 REFUSED = 3
@@ -50,15 +50,17 @@ def main(words: List[str]) -> int:
     parser.add_argument("servers", nargs="+", metavar="SERVER", help="name of a server in Barman's configuration")
     options = parser.parse_args(words)
     line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    client = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
     syslog.openlog("barman-wal-gate", syslog.LOG_PID, syslog.LOG_AUTH)
     try:
+        if not places.take(" ".join([client, options.config, *options.servers])):
+            raise getwal.Refused(f"this key has {places.MOST} connections already, which is as many as it may have")
         if wire.is_opening(line):
             from walbasin import server
 
             return server.run(opening(line, options.servers, options.config))
         command = barman_command(line, options.servers, options.config)
     except getwal.Refused as refusal:
-        client = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
         syslog.syslog(syslog.LOG_WARNING, f"refused {line[:200]!r} from {client}: {refusal}")
         print(f"barman-wal-gate: refused: {refusal}", file=sys.stderr)
         return REFUSED

@@ -46,6 +46,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 PermitRootLogin prohibit-password
 PidFile none
+MaxStartups 100
 Subsystem sftp internal-sftp
 SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
 """

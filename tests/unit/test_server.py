@@ -1,0 +1,134 @@
+"""The gate's side of a connection, given whatever a stolen key could send: in this process, over a pipe."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from walbasin import server, wire
+
+from tests.by_hand import MIB
+from tests.by_hand import segment as segment_file
+
+NAMES = [f"00000001000000000000000{number}" for number in range(1, 4)]
+HISTORY = "00000002.history"
+SECRET = b"the secret of another server"
+OPENING = wire.Opening("angus", ("gzip",))
+
+
+@pytest.fixture(scope="module")
+def config() -> Iterator[Path]:
+    """Barman's configuration file; one of its servers is served, the other is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for own in ("angus", "berta"):
+            (folder / own / "wals" / NAMES[0][:16]).mkdir(parents=True)
+        for file in NAMES[:2]:
+            (folder / "angus" / "wals" / file[:16] / file).write_bytes(segment_file(file)[:5000])
+        (folder / "angus" / "wals" / HISTORY).write_bytes(b"1\t0/3000000\treason\n")
+        (folder / "berta" / "wals" / NAMES[2][:16] / NAMES[2]).write_bytes(SECRET)
+        (folder / "secret").write_bytes(SECRET)
+        (folder / "barman.conf").write_text(f"[barman]\nbarman_home = {folder}\n[angus]\n[berta]\n")
+        yield folder / "barman.conf"
+
+
+def answers(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
+    """The frames (kind, content) that a connection came to, on which `sent` was sent. Asserts that they are frames."""
+    request, send = os.pipe()
+    os.write(send, sent)  # what fits in a pipe
+    os.close(send)
+    with tempfile.TemporaryFile() as output, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "STDIN", request)
+        patch.setattr(server, "STDOUT", output.fileno())
+        server.Server(OPENING._replace(config=str(config))).run()
+        os.close(request)
+        output.seek(0)
+        data = output.read()
+    greeting, data = data[: len(wire.GREETING) + 1], data[len(wire.GREETING) + 1 :]
+    assert greeting == wire.GREETING + b"\n"
+    frames = []
+    while data:
+        kind, length = struct.unpack_from(">cQ", data)
+        assert len(data) >= 9 + length
+        frames.append((kind, data[9 : 9 + length]))
+        data = data[9 + length :]
+    return frames
+
+
+good_lines = st.sampled_from([name.encode() for name in [*NAMES, HISTORY]])
+lines = st.one_of(
+    good_lines,
+    st.binary(max_size=100),
+    st.sampled_from([b"../secret", b"/etc/passwd", b"../../berta/wals/" + NAMES[2].encode(), b"\0", b"--help", b""]),
+    st.tuples(good_lines, st.binary(max_size=4)).map(b"".join),
+    st.tuples(st.binary(max_size=4), good_lines).map(b"".join),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests=st.lists(lines, max_size=8), rest=st.binary(max_size=60))
+def test_whatever_is_asked_nothing_but_allowed_wal_is_given(config: Path, requests: list[bytes], rest: bytes) -> None:
+    sent = b"".join(line + b"\n" for line in requests) + rest.replace(b"\n", b"")
+    *expected, _ = sent.split(b"\n")
+    given = answers(config, sent)
+    for line in expected:
+        kind, content = given.pop(0)
+        name = line.decode("latin-1")
+        if name in (*NAMES[:2], HISTORY):
+            folder = config.parent / "angus" / "wals"
+            stored = (folder / name if name == HISTORY else folder / name[:16] / name).read_bytes()
+            assert (kind, content) == (wire.DATA, stored)
+            assert given.pop(0) == (wire.END, b"")
+        elif kind == wire.ABSENT:
+            assert content == b""
+        else:
+            assert kind == wire.ERROR
+            assert SECRET not in content
+            assert content.count(b"\n") == 0
+            assert len(content) <= wire.LONGEST_ERROR
+    assert given in ([], [(wire.ERROR, b"a request without an end")])
+
+
+@pytest.fixture
+def impatient(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A gate that waits for one second instead of minutes."""
+    code = (
+        "import sys; sys.path.insert(0, 'files')\n"
+        "from walbasin import server, wire\n"
+        "server.PATIENCE = 1\n"
+        f"server.run(wire.Opening('angus', (), config={str(config)!r}))"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert process.stdout
+    assert process.stdout.readline() == wire.GREETING + b"\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_request_that_comes_slowly_for_ever_is_ended(impatient: "subprocess.Popen[bytes]") -> None:
+    assert impatient.stdin
+    started = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        while time.monotonic() - started < 10:
+            impatient.stdin.write(b"0")
+            time.sleep(0.05)
+    assert impatient.wait(timeout=5) == 0
+
+
+def test_an_answer_that_nobody_takes_is_ended(impatient: "subprocess.Popen[bytes]", config: Path) -> None:
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(bytes(MIB))
+    assert impatient.stdin
+    impatient.stdin.write(NAMES[2].encode() + b"\n")
+    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    file.unlink()
