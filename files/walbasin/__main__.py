@@ -10,7 +10,17 @@ RESTORE_OFFSET = 100
 
 
 def _restore(words: "list[str]") -> int:
-    spool, *words = words
+    from walbasin import caller
+
+    shell, spool, *words = words
+    caller.pid = int(shell)
+    try:
+        return _call(spool, words)
+    except caller.Gone:
+        return RESTORE_OFFSET
+
+
+def _call(spool: str, words: "list[str]") -> int:
     answer = None
     if spool:  # the shell has found it, and not the segment in it
         from walbasin import ask

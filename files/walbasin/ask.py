@@ -4,7 +4,7 @@ import os
 from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket  # the one of socket.py has a slow start
 
-from walbasin import VERSION, message
+from walbasin import VERSION, caller, message
 
 SOCKET = "basin.sock"
 BELL = "bell"
@@ -28,7 +28,7 @@ def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] 
             return None, None
         outcome, mode, detail, _ = answer
         if outcome == "delivered" and not detail:
-            os.rename(name, destination, src_dir_fd=folder)
+            caller.hand_over(name, destination, folder)
             ring(folder)
             return 0, None
         if outcome == "absent" and mode == "standby" and not MORE_THAN_ABSENT & set(words):

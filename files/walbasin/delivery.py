@@ -5,6 +5,8 @@ import fcntl
 import os
 from typing import BinaryIO, Iterator
 
+from walbasin import caller
+
 SUFFIX = ".walbasin"
 
 
@@ -23,7 +25,7 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
-            os.rename(unfinished, destination)
+            caller.hand_over(unfinished, destination)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Optional, Tuple
 
-from walbasin import archive, ask, background, cluster, policy, segment
+from walbasin import archive, ask, background, caller, cluster, policy, segment
 from walbasin.codec import Undecodable
 from walbasin.job import Job
 from walbasin.message import say, say_absent
@@ -206,4 +206,5 @@ def _pause(seconds: float, job: Job) -> None:
     triggers = cluster.promotion_files(job.cluster) if job.cluster and job.mode == policy.STANDBY else []
     end = time.monotonic() + seconds
     while time.monotonic() < end and not any(map(os.path.exists, triggers)):
+        caller.check()
         time.sleep(min(STEP, max(0.0, end - time.monotonic())))

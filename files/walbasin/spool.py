@@ -11,7 +11,7 @@ import os
 import time
 from typing import BinaryIO, Iterable, List, Optional, Tuple
 
-from walbasin import ask, delivery, segment
+from walbasin import ask, caller, delivery, segment
 from walbasin.cluster import Cluster, postmaster
 
 TYPE_CHECKING = False
@@ -152,7 +152,7 @@ class Spool:
 
     def _hand_over(self, name: str, destination: str) -> None:
         with contextlib.suppress(OSError):  # another filesystem, or a destination that the copy will report on
-            os.rename(name, destination, src_dir_fd=self._folder)
+            caller.hand_over(name, destination, self._folder)
             ask.ring(self._folder)
             return
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)

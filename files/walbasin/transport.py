@@ -13,6 +13,7 @@ from walbasin import segment
 
 CONNECT_LIMIT = 10
 SILENCE_LIMIT = 30
+FORMER_LIMIT = 2
 CHUNK = 1 << 20
 STDERR_KEPT = 4096
 # ssh's own failures; a remote command that ends so is indistinguishable from them.
@@ -223,8 +224,8 @@ class Master(Connection):
     """The connection that several sessions share, through a socket. `on_lost` is called once, when it has ended."""
 
     def __init__(self, remote: Remote, control: str, on_lost: Callable[[Exception], None]) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(control)
+        if os.path.lexists(control):
+            _end_former(control)
         super().__init__(remote, "", control=control)
         self._control = control
         self._on_lost = on_lost
@@ -241,6 +242,16 @@ class Master(Connection):
 
     def end(self, error: Optional[Exception]) -> None:
         self._on_lost(error or Unreachable(f"{self.remote.host} ended the connection"))
+
+
+def _end_former(control: str) -> None:
+    """The master of a process that was killed lives on: nothing that it waits for ended with that process."""
+    command = ["ssh", "-F", "none", "-o", f"ControlPath={control}", "-O", "exit", "--", "former"]
+    null = subprocess.DEVNULL
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, stdin=null, stdout=null, stderr=null, timeout=FORMER_LIMIT, check=False)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(control)
 
 
 class Sessions:

@@ -1,5 +1,6 @@
 """Who does what on this machine: PostgreSQL and the fetcher run as postgres where we are root, else all is one user."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -49,11 +50,18 @@ def run(command: Sequence[str | Path], cwd: Path, as_postgres: bool = True) -> s
     return output
 
 
+# Below those that the kernel gives to connections, and each process that runs tests has its own.
+_ports = iter(range(10000 + 2000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32000))
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of loopback that nobody has, and nobody will be given."""
+    for port in _ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30, step: float = 0.2) -> None:

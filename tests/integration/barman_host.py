@@ -10,7 +10,7 @@ from .account import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_port, give, start
 FILES = Path(__file__).parents[2] / "files"
 
 # Every request is noted. `drop` holds names: one for each connection that shall break when it asks for that file.
-# `slow` holds the name of a file whose answer begins and does not come to its end.
+# `hold` holds the name of a file whose answer begins, and goes on when that is taken back.
 BARMAN = """#!/bin/sh
 cd {folder}
 for word; do name=$word; done
@@ -21,10 +21,11 @@ if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/com
     kill -9 $PPID
     exit
 fi
-if [ "$(cat slow 2>/dev/null)" = "$name" ]; then
+if [ "$(cat hold 2>/dev/null)" = "$name" ]; then
     {barman} -c {folder}/barman.conf "$@" | {{
         head -c 1000000
-        while sleep 0.2; do printf x || exit; done
+        while [ "$(cat hold 2>/dev/null)" = "$name" ]; do sleep 0.05; done
+        cat
     }}
     exit
 fi
@@ -167,6 +168,17 @@ class BarmanHost:
         )
         wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
 
+    def connections(self) -> set[int]:
+        """The process ids of sshd's own processes, the first of which waits for more."""
+        assert self._sshd is not None
+        found, children = set(), {self._sshd.pid}
+        while children:
+            found |= children
+            files = [Path(f"/proc/{each}/task/{each}/children") for each in children]
+            below = {int(word) for file in files if file.exists() for word in file.read_text().split()}
+            children = {each for each in below if "sshd" in Path(f"/proc/{each}/comm").read_text()}
+        return found - {self._sshd.pid}
+
     def cpu(self) -> float:
         """Seconds of CPU of all connections that have ended, with everything that ran in them (proc(5), stat)."""
         assert self._sshd is not None
@@ -174,6 +186,7 @@ class BarmanHost:
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
+        self.calm()
         if self._sshd is not None:
             self._sshd.terminate()
             self._sshd.wait(timeout=10)
@@ -241,12 +254,12 @@ class BarmanHost:
         """Whether there are connections to break yet."""
         return (self.folder / "drop").read_text() != ""
 
-    def slow(self, wal_name: str) -> None:
-        """The answer to whoever asks for this file begins, and never ends."""
-        (self.folder / "slow").write_text(wal_name)
+    def hold(self, wal_name: str) -> None:
+        """The answer to whoever asks Barman for this file begins, and goes on when things are calm again."""
+        (self.folder / "hold").write_text(wal_name)
 
     def calm(self) -> None:
-        for name in ("drop", "slow"):
+        for name in ("drop", "hold"):
             (self.folder / name).unlink(missing_ok=True)
 
     def requests(self) -> list[str]:

@@ -1,5 +1,6 @@
 """One Barman host and one primary for all tests, made once; a data directory of its own for each test."""
 
+import os
 import re
 import signal
 import tempfile
@@ -158,6 +159,15 @@ def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary)
 @pytest.fixture
 def chris(make_standby: Callable[..., Standby]) -> Standby:
     return make_standby("standby.signal")
+
+
+@pytest.fixture
+def served(chris: Standby) -> Standby:
+    """chris, with a server that runs in its data directory: this process stands in for the postmaster."""
+    file = chris.data / "postmaster.pid"
+    file.write_text(f"{os.getpid()}\n{chris.data}\n1700000000\n5432\n")
+    give(file)
+    return chris
 
 
 @pytest.fixture

@@ -18,15 +18,6 @@ from .conftest import Primary
 from .standby import Standby
 
 
-@pytest.fixture
-def served(chris: Standby) -> Standby:
-    """chris, with a server that runs in its data directory: this process stands in for the postmaster."""
-    file = chris.data / "postmaster.pid"
-    file.write_text(f"{os.getpid()}\n{chris.data}\n1700000000\n5432\n")
-    give(file)
-    return chris
-
-
 def test_it_keeps_the_next_segments_ready_over_one_connection(
     served: Standby, angus: Primary, barman: BarmanHost
 ) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests import by_hand
 
-from .account import ME, give, processes, start, wait_until
+from .account import ME, give, start, wait_until
 from .barman_host import BarmanHost, install
 from .conftest import Primary
 from .standby import DESTINATION, Standby
@@ -70,7 +70,7 @@ def test_what_is_delivered_is_private_and_belongs_to_the_caller(chris: Standby, 
 def test_several_sessions_fetch_side_by_side(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
     # One of them hangs; the others come all the same, and so does the requested one. -z, because that is Barman's work.
     first, hanging, *others = angus.segments[3:8]
-    barman.slow(hanging)
+    barman.hold(hanging)
     process = chris.start(first, "-p", "5", "-z")
     wait_until(lambda: set(others) <= set(chris.spooled()), "the other segments")
     assert chris.delivered()
@@ -564,58 +564,7 @@ def test_without_a_signal_file_no_answer_is_fatal(make_standby: Callable[..., St
     assert call.status == 2
 
 
-# --- signals, and what else can go wrong
-
-
-def begin_slowly(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":
-    """A call in the middle of its fetch."""
-    standby.barman.slow(name)
-    process = standby.start(name, *options)
-
-    def has_begun() -> bool:
-        return any((standby.data / "pg_wal" / file).stat().st_size > 500_000 for file in standby.pg_wal())
-
-    wait_until(has_begun, "the fetch")
-    return process
-
-
-@pytest.mark.parametrize("signal_file", ["standby.signal", "recovery.signal"])
-def test_sigterm_in_the_middle_of_a_fetch_leaves_nothing(
-    make_standby: Callable[..., Standby], angus: Primary, signal_file: str
-) -> None:
-    standby = make_standby(signal_file)
-    process = begin_slowly(standby, angus.segments[4], "-s", "60")
-    started = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGTERM
-    assert stderr == ""
-    assert time.monotonic() - started < 2
-    assert is_nothing_there(standby)
-    assert not processes([standby.folder])
-    assert not processes(["ssh ", standby.barman.client, angus.segments[4]])
-
-
-def test_sigterm_while_it_sleeps(chris: Standby, angus: Primary) -> None:
-    process = chris.start(angus.segments[4], "-s", "60", host="refused")
-    time.sleep(2)
-    os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=5)
-    assert process.returncode == -signal.SIGTERM
-
-
-def test_after_a_kill_the_next_call_works_and_sweeps(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
-    process = begin_slowly(chris, angus.segments[4])
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
-    assert len(chris.pg_wal()) == 1, "there is something to sweep"
-    assert chris.pg_wal() != ["RECOVERYXLOG"]
-    chris.barman.calm()
-    assert chris.fetch(angus.segments[4], "-p", "3").status == 0
-    wait_until(lambda: chris.pg_wal() == ["RECOVERYXLOG"], "the sweeping")
-    assert chris.delivered() == wal(angus.segments[4])
+# --- what else can go wrong
 
 
 @pytest.mark.parametrize("interpreter", ["/no/such/python3", "/bin/false", "/bin/true", "/etc/passwd"])

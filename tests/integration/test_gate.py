@@ -333,7 +333,7 @@ def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_ope
 def test_a_key_has_32_connections_at_a_time(barman: BarmanHost, angus: Primary) -> None:
     """One of them is with Barman, and 63 come at once."""
     name = angus.segments[4]
-    barman.slow(name)
+    barman.hold(name)
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
     line = wire.opening_line(wire.Opening("angus", ("gzip",)))
     started: list[subprocess.Popen[bytes]] = []

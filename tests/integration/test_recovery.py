@@ -154,7 +154,7 @@ def test_a_recovery_without_a_network_stops_the_server_and_loses_nothing(
 def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
     copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, place: Path
 ) -> None:
-    barman.slow(angus.segments[6])
+    barman.hold(angus.segments[6])
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command())
     chris.start()
     unfinished = chris.data / "pg_wal"

@@ -1,0 +1,167 @@
+"""Signals to each of the processes that take part, at any moment."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .account import processes, wait_until
+from .barman_host import BarmanHost
+from .conftest import Primary
+from .standby import DESTINATION, Standby
+
+
+def begin_slowly(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":
+    """A call in the middle of its fetch."""
+    standby.barman.hold(name)
+    process = standby.start(name, *options)
+
+    def has_begun() -> bool:
+        return any((standby.data / "pg_wal" / file).stat().st_size > 500_000 for file in standby.pg_wal())
+
+    wait_until(has_begun, "the fetch")
+    return process
+
+
+@pytest.mark.parametrize("signal_file", ["standby.signal", "recovery.signal"])
+def test_sigterm_in_the_middle_of_a_fetch_leaves_nothing(
+    make_standby: Callable[..., Standby], angus: Primary, signal_file: str
+) -> None:
+    standby = make_standby(signal_file)
+    process = begin_slowly(standby, angus.segments[4], "-s", "60")
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGTERM
+    assert stderr == ""
+    assert time.monotonic() - started < 2
+    assert standby.pg_wal() == []
+    assert not processes([standby.folder])
+    assert not processes(["ssh ", standby.barman.client, angus.segments[4]])
+
+
+def test_sigterm_while_it_sleeps(chris: Standby, angus: Primary) -> None:
+    process = chris.start(angus.segments[4], "-s", "60", host="refused")
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_after_a_kill_the_next_call_works_and_sweeps(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    process = begin_slowly(chris, angus.segments[4])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert len(chris.pg_wal()) == 1, "there is something to sweep"
+    assert chris.pg_wal() != ["RECOVERYXLOG"]
+    chris.barman.calm()
+    assert chris.fetch(angus.segments[4], "-p", "3").status == 0
+    wait_until(lambda: chris.pg_wal() == ["RECOVERYXLOG"], "the sweeping")
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+def test_when_the_caller_is_killed_nothing_is_delivered_behind_its_back(chris: Standby, angus: Primary) -> None:
+    """PostgreSQL may be at the next call already, which has the same destination."""
+    process = begin_slowly(chris, angus.segments[4])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+    assert processes([chris.folder]), "the fetch goes on"
+    chris.barman.calm()
+    process.communicate(timeout=10)
+    assert not processes([chris.folder])
+    assert chris.pg_wal() == []
+
+
+def test_when_the_caller_is_killed_it_is_not_tried_again(recovering: Standby, angus: Primary) -> None:
+    process = recovering.start(angus.segments[4], "--retry", "3600", host="refused")
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=5)
+
+
+# How often in a row a process is killed.
+POINTS = 40
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT)
+
+
+def parties(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[int]]:
+    """The ids of the processes that take part in a call: what they are -> who."""
+    barman = standby.barman
+    found: dict[str, list[int]] = {"caller": [], "fetcher": [], "background": [], "ssh": [], "gate": [], "sshd": []}
+    sshd = barman.connections()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line, number = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(), int(path.name)
+            group = os.getpgid(number)
+        except OSError:
+            continue
+        if line.startswith("ssh ") and str(barman.client) in line:
+            found["ssh"].append(number)
+        elif str(standby.spool) in line:
+            found["caller" if number == call.pid else "fetcher" if group == call.pid else "background"].append(number)
+        elif f"{barman.folder}/lib/walbasin" in line or f"{barman.folder}/bin/barman" in line:
+            found["gate"].append(number)
+        elif number in sshd:
+            found["sshd"].append(number)
+    return {what: numbers for what, numbers in found.items() if numbers}
+
+
+def a_moment(chance: random.Random) -> None:
+    """Most of a call happens early."""
+    time.sleep(min(chance.expovariate(8), 1.0))
+
+
+@pytest.mark.parametrize("host", ["gate", "stock"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, *(pytest.param(seed, marks=pytest.mark.matrix) for seed in range(5, 20))])
+def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
+    served: Standby, angus: Primary, wal: Callable[[str], bytes], barman: BarmanHost, host: str, seed: int
+) -> None:
+    """And the next call works, and nobody is left."""
+    chance = random.Random(seed)
+    position, killed = 0, []
+    for point in range(POINTS):
+        position = chance.choice([(position + 1) % 8, (position + 1) % 8, chance.randrange(8)])
+        name = angus.segments[position]
+        jobs = chance.choice(["3", "3", "3", "1"])
+        call = served.start(name, "-p", jobs, host=host)
+        a_moment(chance)
+        there = parties(served, call)
+        number = chance.choice(SIGNALS)
+        if there:
+            what = chance.choice(sorted(there))
+            victim = chance.choice(there[what])
+            killed.append(what)
+            try:
+                if what == "caller" and chance.random() < 0.5:
+                    os.killpg(call.pid, number)
+                else:
+                    os.kill(victim, number)
+            except ProcessLookupError:
+                pass
+        _, stderr = call.communicate(timeout=60)
+        where = f"seed {seed}, point {point}, {name}, {number.name} to {killed[-1:]}: {stderr}"
+        # A segment that is there is never said to be absent, and no status is one that PostgreSQL does not know.
+        assert call.returncode in (0, 2, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGQUIT), where
+        assert "Traceback" not in stderr, where
+        if (served.data / DESTINATION).exists():
+            assert served.delivered() == wal(name), where
+        else:
+            assert call.returncode != 0, where
+        for note in served.spool.rglob("outage"):
+            note.unlink()
+        again = served.fetch(name, "-p", jobs, host=host)
+        assert again.status == 0, f"{where} then {again}"
+        assert served.delivered() == wal(name), where
+    print(f"seed {seed}: " + ", ".join(f"{killed.count(what)} {what}" for what in sorted(set(killed))))
+    (served.data / "postmaster.pid").unlink()
+    wait_until(lambda: not processes([served.folder]), "the end of all processes", 10)
+    wait_until(lambda: not processes(["ssh ", barman.client]), "the end of every ssh", 10)
+    assert served.pg_wal() == []
+    assert served.spooled() == []
