@@ -43,12 +43,13 @@ class Service(NamedTuple):
 class Background:
     """What the process does from its start to its end."""
 
-    def __init__(self, service: Service, door: socket.socket) -> None:
+    def __init__(self, service: Service, door: socket.socket, startup_process: Optional[int]) -> None:
         self.spool = service.spool
         self.own = service.cluster
         self.fingerprint = service.fingerprint
         self.door = door
         self.server = cluster.postmaster(self.own)
+        self.startup_process = startup_process
         self.sessions = Sessions()
         self.basin = Basin(service.spool, service.archive, service.jobs, cluster.segment_size(self.own), self.sessions)
         self.callers: Dict[socket.socket, bytes] = {}
@@ -80,13 +81,17 @@ class Background:
             self.spool.clear()
 
     def _watch_server(self) -> None:
-        """End with it at once, so that whoever stops the service finds nobody left to wait for.
+        """End before it does, so that whoever stops the service finds nobody left to wait for.
 
-        A systemd that is not told of empty control groups (version 1, in a container) was seen to wait for ever.
+        A systemd that is not told of empty control groups (version 1, in a container) was seen to wait for ever. When a
+        server stops, its startup process is the first to go, and the postmaster the last.
         """
-        if self.server is not None and hasattr(os, "pidfd_open"):  # from Python 3.9 on; otherwise the next tick sees it
+        if self.server is None or not hasattr(os, "pidfd_open"):  # from Python 3.9 on; otherwise the next tick sees it
+            return
+        for process in (self.startup_process, int(self.server.split(".")[0])):
             with contextlib.suppress(OSError):
-                self.sessions.watch(os.pidfd_open(int(self.server.split(".")[0])), self._end)
+                if process is not None:
+                    self.sessions.watch(os.pidfd_open(process), self._end)
 
     def _end(self) -> None:
         self.is_ending = True
@@ -176,14 +181,15 @@ def start(service: Service) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         service.spool.bind(door, ask.SOCKET)
         door.listen(BACKLOG)
+        startup_process = cluster.startup_process(cluster.postmaster(service.cluster))
         child = os.fork()
         if child == 0:
-            _become_background(service, door)
+            _become_background(service, door, startup_process)
     os.waitpid(child, 0)
     return True
 
 
-def _become_background(service: Service, door: socket.socket) -> NoReturn:
+def _become_background(service: Service, door: socket.socket, startup_process: Optional[int]) -> NoReturn:
     """Never returns: whatever goes wrong here must not become the exit status of a restore_command."""
     try:
         signal.signal(signal.SIGTERM, _stop)
@@ -195,7 +201,7 @@ def _become_background(service: Service, door: socket.socket) -> NoReturn:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             service.spool.enter()
-            Background(service, door).run()
+            Background(service, door, startup_process).run()
     except BaseException as error:
         if not isinstance(error, Stopped):
             import syslog

@@ -98,6 +98,25 @@ def postmaster(cluster: Cluster) -> Optional[str]:
     return f"{pid}.{start}" if os.path.isdir(f"/proc/{pid}") else None
 
 
+def startup_process(server: Optional[str]) -> Optional[int]:
+    """The process of `server` (see postmaster) for which our shell runs; None when it is somebody else's."""
+    process = _parent(os.getppid())
+    while server is not None and process > 1:
+        parent = _parent(process)
+        if str(parent) == server.split(".")[0]:
+            return process
+        process = parent
+    return None
+
+
+def _parent(process: int) -> int:
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])  # proc(5)
+    except OSError:
+        return 0
+
+
 def promotion_files(cluster: Cluster) -> List[str]:
     """The files whose appearance asks for promotion: pg_ctl's own, and a configured trigger file."""
     configured = {**_settings_of(cluster.path("postgresql.auto.conf")), **_settings_of(cluster.path("recovery.conf"))}

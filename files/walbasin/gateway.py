@@ -12,7 +12,7 @@ from typing import Callable, Deque, Iterable, Optional, Protocol
 from walbasin import codec, transport, wire
 from walbasin.codec import Arrival
 from walbasin.segment import Invalid
-from walbasin.transport import Absent, Remote, Unreachable
+from walbasin.transport import Absent, Lost, Remote, Silent, Unreachable
 
 CHUNK = 256 * 1024
 PIPE_SIZE = 1024 * 1024
@@ -32,10 +32,6 @@ class Receiver(Protocol):
     def end(self, error: Optional[Exception]) -> None: ...
 
 
-class Lost(Unreachable):
-    """The connection ended before it answered; another may."""
-
-
 class NoGate(Exception):
     """The Barman host was reached, and has no gate that speaks our protocol; the text is what it said."""
 
@@ -49,6 +45,12 @@ class Gateway(transport.Connection):
         self.is_open = False
         # Seconds from the first request to the first word of its answer.
         self.round_trip = math.inf
+        # Of the answer that is awaited: since when, and how many bytes of it have come. When the last one ended that
+        # brought a file, and how many bytes a second it had.
+        self.awaits_since = 0.0
+        self.arrived = 0
+        self.answered_at = 0.0
+        self.rate = 0.0
         self._asked_at = 0.0
         self._on_lost = on_lost
         self._pending: Deque[Receiver] = deque()
@@ -70,8 +72,12 @@ class Gateway(transport.Connection):
         self._pending.append(receiver)
         if len(self._pending) == 1:
             self.heard()
+            self._await_next()
         if self.is_open:
             self._send([receiver])
+
+    def _await_next(self) -> None:
+        self.awaits_since, self.arrived = time.monotonic(), 0
 
     def _send(self, receivers: Iterable[Receiver]) -> None:
         self._asked_at = self._asked_at or time.monotonic()
@@ -110,6 +116,7 @@ class Gateway(transport.Connection):
         if greeting:
             self._buffer = rest
             self.is_open = self.has_answered = True
+            self._await_next()
             if self._pending:
                 self._send(self._pending)
         elif len(self._buffer) > LONGEST_BANNER:
@@ -160,17 +167,21 @@ class Gateway(transport.Connection):
             if moved is None:
                 data = self._read(min(self._left, CHUNK))
                 moved = len(data)
-                self._left -= moved
+                self._moved(moved)
                 if data and self._trouble is None:
                     arrival.write(data)
                 return bool(data)
-            self._left -= moved
+            self._moved(moved)
             return moved > 0
         except BlockingIOError:
             raise
         except (Invalid, OSError) as trouble:
             self._trouble = trouble
             return True
+
+    def _moved(self, count: int) -> None:
+        self._left -= count
+        self.arrived += count
 
     def _take_text(self) -> bool:
         if not self._fill(self._left):
@@ -182,6 +193,10 @@ class Gateway(transport.Connection):
 
     def _answer(self, error: Optional[Exception]) -> None:
         self._has_begun, self._trouble = False, None
+        if self.arrived:
+            self.answered_at = time.monotonic()
+            self.rate = self.arrived / max(self.answered_at - self.awaits_since, 0.001)
+        self._await_next()
         self._pending.popleft().end(error)
         self.heard()
 
@@ -196,5 +211,7 @@ class Gateway(transport.Connection):
     def end(self, error: Optional[Exception]) -> None:
         cause = error or Unreachable(f"the gate on {self.remote.host} ended the connection")
         self._on_lost(self, cause)
+        # Who has waited for so long is told, and does not wait for another connection to fall silent.
+        is_final = isinstance(cause, Silent)
         for receiver in self._pending:
-            receiver.end(Lost(str(cause), getattr(cause, "is_connection", False)))
+            receiver.end(cause if is_final else Lost(str(cause), getattr(cause, "is_connection", False)))

@@ -2,11 +2,12 @@
 
 import contextlib
 import math
-from typing import Callable, List, NamedTuple
+import time
+from typing import Callable, List, NamedTuple, Sequence
 
 from walbasin import wire
-from walbasin.gateway import Gateway, Lost, NoGate, Receiver
-from walbasin.transport import Remote, Sessions, Unreachable
+from walbasin.gateway import Gateway, NoGate, Receiver
+from walbasin.transport import Lost, Remote, Sessions, Unreachable
 
 # sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100).
 MOST = 8
@@ -19,8 +20,10 @@ SLOW = 0.2
 WINDOW = 2 << 20
 SHARE = 0.6
 SLOWED = 1.3
-# While others bring something, a connection that is silent for so many seconds loses its work to them.
+# While others bring something, a connection loses its work to them that is silent for so many seconds, or has needed
+# more than that for what comes at less than this share of their rate.
 STALLED = 5.0
+OUTPACED = 0.25
 
 
 class Pace(NamedTuple):
@@ -39,6 +42,24 @@ def lines_to_use(now: int, most: int, pace: Pace, size: int) -> int:
     is_held_back = pace.seconds > SLOW and size / WINDOW * pace.round_trip > SHARE * pace.alone
     is_slowed = pace.seconds > SLOWED * pace.alone
     return min(2 * now, most) if is_held_back and not is_slowed and pace.used >= now else now
+
+
+class Progress(NamedTuple):
+    """Of a connection that has something to bring: seconds without a byte (beside the one that was last heard), seconds
+    since it began, its bytes a second since then, and what the others had for the files that they brought meanwhile.
+    """
+
+    silent: float
+    took: float
+    rate: float
+    others: Sequence[float]
+
+
+def is_stalled(progress: Progress) -> bool:
+    """Others would do its work sooner."""
+    if progress.silent > STALLED:
+        return True
+    return progress.took > STALLED and progress.rate < OUTPACED * min(progress.others, default=0.0)
 
 
 class Lines:
@@ -112,9 +133,14 @@ class Lines:
 
     def tick(self) -> None:
         """To be called once in a while: what does not announce itself."""
-        newest = max((line.heard_at for line in self._lines), default=0.0)
-        for line in [one for one in self._lines if len(one) and newest - one.heard_at > STALLED]:
+        for line in [one for one in self._lines if len(one) and is_stalled(self._progress(one))]:
             self._sessions.give_up(line, Unreachable(f"a connection to {self._remote.host} has stalled"))
+
+    def _progress(self, line: Gateway) -> Progress:
+        newest = max(one.heard_at for one in self._lines)
+        took = time.monotonic() - line.awaits_since
+        others = [one.rate for one in self._lines if one.answered_at > line.awaits_since]
+        return Progress(newest - line.heard_at, took, line.arrived / max(took, 0.001), others)
 
     def is_waiting(self) -> bool:
         """Somebody has to look whether it is ready."""

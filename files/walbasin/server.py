@@ -147,7 +147,7 @@ def _verdict(name: str, status: int, stderr: str) -> bytes:
         return wire.frame(wire.END)
     if getwal.says_absent(name, status, stderr):
         return wire.frame(wire.ABSENT)
-    said = stderr.strip().splitlines()[-1:] or ["it said nothing"]
+    said = stderr.strip().splitlines()[-1:] or ["it ended without a word"]
     return _error(f"barman get-wal ended with status {status}: {said[0]}")
 
 

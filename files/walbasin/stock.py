@@ -11,8 +11,7 @@ from typing import Callable, NamedTuple, Optional, Protocol, Set
 
 from walbasin import segment
 from walbasin.archive import Answer, Archive
-from walbasin.gateway import Lost
-from walbasin.transport import Absent, Master, Question, Session, Sessions, Unreachable
+from walbasin.transport import Absent, Lost, Master, Question, Session, Sessions, Unreachable
 
 # sshd allows ten sessions on a connection (MaxSessions).
 MOST = 8

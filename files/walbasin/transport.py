@@ -30,6 +30,14 @@ class Unreachable(Exception):
         self.is_connection = is_connection
 
 
+class Lost(Unreachable):
+    """The connection ended in the middle of an answer; another may bring it."""
+
+
+class Silent(Unreachable):
+    """Nothing was heard for as long as there is patience for."""
+
+
 class Absent(Exception):
     """Barman answered that the file is not in the archive."""
 
@@ -78,12 +86,13 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()[:300]
 
 
-def cause(status: int, stderr: str, host: str) -> Unreachable:
+def cause(status: int, stderr: str, host: str, has_answered: bool = False) -> Unreachable:
     """What made a session fail that ended with `status` (negative: a signal) and said `stderr`."""
     lines = [line for line in map(printable, stderr.splitlines()) if line and not CHATTER.match(line)]
-    said = lines[-1] if lines else "it said nothing"
+    said = lines[-1] if lines else "it ended without a word"
     if status == SSH_FAILED:
-        return Unreachable(f"ssh to {host} failed: {said}", is_connection=True)
+        failed = f"ssh to {host} failed: {said}"
+        return Lost(failed) if has_answered else Unreachable(failed, is_connection=True)
     if status < 0:
         return Unreachable(f"ssh to {host} was killed by signal {-status}")
     if status == 127:
@@ -154,11 +163,11 @@ class Connection:
         return self.verdict(status)
 
     def verdict(self, status: int) -> Optional[Exception]:
-        return cause(status, self.stderr, self.remote.host)
+        return cause(status, self.stderr, self.remote.host, self.has_answered)
 
-    def silence(self) -> Unreachable:
+    def silence(self) -> Silent:
         limit = SILENCE_LIMIT if self.has_answered else CONNECT_LIMIT + SILENCE_LIMIT
-        return Unreachable(f"{self.remote.host} said nothing for {limit} seconds", is_connection=not self.has_answered)
+        return Silent(f"{self.remote.host} said nothing for {limit} seconds", is_connection=not self.has_answered)
 
     def close(self) -> None:
         """End ssh, and reap it."""

@@ -38,6 +38,7 @@ LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
 # SHLVL: Debian's bash reads ~/.bashrc for each command that ssh brings; barman's is short, and ours here may not be.
 SSHD = """
 Port {port}
+Port {talkative}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/authorized_keys
@@ -50,6 +51,9 @@ PidFile none
 MaxStartups 100
 Subsystem sftp internal-sftp
 SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
+Match LocalPort {talkative}
+    PasswordAuthentication yes
+    Banner {folder}/banner
 """
 
 SERVER = """
@@ -89,6 +93,10 @@ if __name__ == "__main__":
 """
 
 
+# What is behind each of them, _authorize says; `stranger` is not known.
+KEYS = ("gate", "stock", "liar", "greeter", "stranger")
+
+
 class BarmanHost:
     """`gate` and `stock` are the names of the two kinds of Barman host for ssh; a handful of others has faults."""
 
@@ -97,6 +105,7 @@ class BarmanHost:
         self.home = folder / "home"
         self.client = folder / "client"
         self.port = free_port()
+        self.talkative_port = free_port()
         self.primary_port = free_port()
         self.servers: list[str] = []
         for each in (folder, self.home, self.client, folder / "bin", folder / "barman.d"):
@@ -116,10 +125,12 @@ class BarmanHost:
         install(self.folder / "lib")
 
     def _write_keys(self) -> None:
-        for key in ("host_key", "other_host_key", "client/gate", "client/stock", "client/liar", "client/stranger"):
+        for key in ("host_key", "other_host_key", *(f"client/{name}" for name in KEYS)):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key], check=True)
         self._host_key, other = ((self.folder / f"{key}.pub").read_text() for key in ("host_key", "other_host_key"))
-        (self.client / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {self._host_key}")
+        (self.client / "known_hosts").write_text(
+            "".join(f"[127.0.0.1]:{port} {self._host_key}" for port in (self.port, self.talkative_port))
+        )
         (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
         self._write_client("ssh_config", self.port)
         self._write_client("unplugged", free_port())
@@ -129,10 +140,9 @@ class BarmanHost:
     def _write_client(self, name: str, port: int) -> None:
         """An ssh_config; `unplugged` is one in which no host answers, so that what is delivered was there before."""
         aliases = {
-            "gate": (port, "gate", "known_hosts"),
-            "stock": (port, "stock", "known_hosts"),
-            "liar": (port, "liar", "known_hosts"),
-            "stranger": (port, "stranger", "known_hosts"),
+            **{key: (port, key, "known_hosts") for key in KEYS},
+            "prompting": (self.talkative_port, "stranger", "known_hosts"),
+            "bannered": (self.talkative_port, "gate", "known_hosts"),
             "changed": (port, "stock", "other_hosts"),
             "refused": (free_port(), "stock", "known_hosts"),
         }
@@ -149,19 +159,21 @@ class BarmanHost:
             return (self.client / f"{name}.pub").read_text()
 
         servers = " ".join(self.servers) or "none"
-        gate = self.folder / "lib" / "barman-wal-gate"
+        gate = f"{self.folder}/lib/barman-wal-gate --config {self.folder}/barman.conf {servers}"
         liar = LIAR.format(folder=self.folder).replace('"', r"\"")
         (self.folder / "authorized_keys").write_text(
-            f'restrict,from="127.0.0.1",command="{gate} --config {self.folder}/barman.conf {servers}" {public("gate")}'
+            f'restrict,from="127.0.0.1",command="{gate}" {public("gate")}'
             f"{public('stock')}"
             f'command="{liar}" {public("liar")}'
+            f'command="echo Welcome to the Barman host; {gate}" {public("greeter")}'
         )
 
     def start(self) -> None:
         if IS_ROOT:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         configuration = self.folder / "sshd_config"
-        configuration.write_text(SSHD.format(port=self.port, folder=self.folder))
+        (self.folder / "banner").write_text("Authorized use only.\n")
+        configuration.write_text(SSHD.format(port=self.port, talkative=self.talkative_port, folder=self.folder))
         log = (self.folder / "sshd.log").open("w")
         self._sshd = start(
             ["/usr/sbin/sshd", "-D", "-e", "-f", configuration], self.folder, as_postgres=False, stdout=log, stderr=log

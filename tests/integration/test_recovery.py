@@ -61,6 +61,26 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     wait_until(lambda: not processes([place]), "the end of the background process", 5)
 
 
+def test_the_background_process_goes_before_its_server_does(
+    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+) -> None:
+    """A service manager may take it for a part of the server that does not want to end."""
+    chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
+    chris.start()
+    wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+    background = f"--spool-dir {place}/spool"
+    assert processes([background])
+    checkpointer = int(chris.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
+    os.kill(checkpointer, signal.SIGSTOP)
+    try:
+        chris.program("pg_ctl", "-D", chris.data, "-m", "fast", "-W", "stop")
+        wait_until(lambda: not processes([background]), "its end", 5, step=0.02)
+        assert chris.is_running()
+    finally:
+        os.kill(checkpointer, signal.SIGCONT)
+    wait_until(lambda: not chris.is_running(), "its server's end")
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root may make a process namespace")
 def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
     copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path

@@ -105,7 +105,7 @@ def test_whatever_the_host_says_each_request_is_answered_once_and_never_with_som
         (error,) = request.ends
         if kind == wire.END:
             assert error is None
-            assert request.arrival.is_compressed or request.content() == content
+            assert codec.kind(content) or request.content() == content
         else:
             assert isinstance(error, Absent if kind == wire.ABSENT else Unreachable)
     for request in requests[len(answers) :]:

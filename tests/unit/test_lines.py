@@ -1,5 +1,5 @@
 import pytest
-from walbasin.lines import Pace, lines_to_use
+from walbasin.lines import Pace, Progress, is_stalled, lines_to_use
 
 from tests.by_hand import MIB
 
@@ -26,3 +26,19 @@ def test_connections_are_added_where_round_trips_hold_one_back(
     what: str, now: int, most: int, pace: Pace, size: int, expected: int
 ) -> None:
     assert lines_to_use(now, most, pace, size) == expected, what
+
+
+@pytest.mark.parametrize(
+    ("what", "progress", "expected"),
+    [
+        ("alone, however slow", Progress(0, 900, 1e3, []), False),
+        ("silent while others speak", Progress(6, 6, 1e6, []), True),
+        ("a moment of silence", Progress(4, 4, 1e6, [1e7]), False),
+        ("crawling beside one that brings", Progress(0, 6, 1e5, [1e7]), True),
+        ("not for long yet", Progress(0, 4, 1e5, [1e7]), False),
+        ("half as fast", Progress(0, 60, 1e6, [2e6]), False),
+        ("no slower than the slowest of the others", Progress(0, 60, 1e6, [2e6, 9e9]), False),
+    ],
+)
+def test_what_a_connection_does_not_bring_others_fetch(what: str, progress: Progress, expected: bool) -> None:
+    assert is_stalled(progress) == expected, what

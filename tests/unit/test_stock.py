@@ -4,10 +4,9 @@ from types import SimpleNamespace
 import pytest
 from walbasin import stock
 from walbasin.archive import Archive
-from walbasin.gateway import Lost
 from walbasin.getwal import Request
 from walbasin.segment import Invalid
-from walbasin.transport import Absent, Remote, Sessions, Unreachable
+from walbasin.transport import Absent, Lost, Remote, Sessions, Unreachable
 
 NAME = "0000000100000002000000A3"
 

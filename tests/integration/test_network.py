@@ -1,0 +1,198 @@
+"""What a network can do between ssh and sshd. Refusals are in test_fetch.py, recoveries in test_outage.py."""
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .account import IS_ROOT, ME, POSTGRES, give
+from .barman_host import BarmanHost
+from .conftest import Primary
+from .network import Harm, Network
+from .standby import Standby
+
+MIB = 1 << 20
+# ssh's own words for it depend on what it was doing.
+CONNECTION_LOST = ("Connection reset by", "Broken pipe", "closed by remote host", "ended without a word")
+both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
+
+
+@pytest.fixture
+def network(barman: BarmanHost) -> Iterator[Network]:
+    with Network(barman.port) as network:
+        yield network
+
+
+@pytest.fixture
+def ssh_config(barman: BarmanHost, network: Network) -> str:
+    """By it the Barman host is reached through the network."""
+    return barman.reach_through(network.port)
+
+
+# --- reset in the middle of a segment
+
+
+@both_hosts
+@pytest.mark.parametrize("jobs", ["0", "3"])
+def test_every_connection_is_reset(
+    chris: Standby, angus: Primary, network: Network, ssh_config: str, host: str, jobs: str
+) -> None:
+    network.harm = Harm("reset", 4 * MIB)
+    call = chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config)
+    assert (call.status, len(call.lines)) == (2, 1)
+    assert f"{angus.segments[4]}: " in call.stderr
+    assert any(words in call.stderr for words in CONNECTION_LOST)
+    assert "PostgreSQL will ask again" in call.stderr
+    assert call.seconds < 20
+    assert chris.pg_wal() == []
+
+
+@both_hosts
+def test_one_connection_is_reset(
+    served: Standby, angus: Primary, network: Network, ssh_config: str, wal: Callable[[str], bytes], host: str
+) -> None:
+    """The next one brings it, and PostgreSQL hears nothing of it."""
+    network.harm, network.harmed = Harm("reset", 4 * MIB), 1
+    call = served.fetch(angus.segments[4], "-p", "3", host=host, ssh_config=ssh_config)
+    assert network.harmed == 0
+    assert call.status == 0
+    assert "reset" not in call.stderr
+    assert served.delivered() == wal(angus.segments[4])
+
+
+# --- silent in the middle of a segment
+
+
+@both_hosts
+@pytest.mark.parametrize("jobs", ["0", "3"])
+def test_every_connection_falls_silent(
+    chris: Standby,
+    angus: Primary,
+    network: Network,
+    ssh_config: str,
+    wal: Callable[[str], bytes],
+    host: str,
+    jobs: str,
+) -> None:
+    network.harm = Harm("silence", 4 * MIB)
+    call = chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config)
+    assert (call.status, len(call.lines)) == (2, 1)
+    assert angus.segments[4] in call.stderr
+    assert "said nothing for 30 seconds" in call.stderr
+    assert 30 <= call.seconds < 40
+    assert chris.pg_wal() == []
+    network.harm = None
+    assert chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config).status == 0
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+def test_a_silence_is_waited_for_before_it_is_too_long(
+    chris: Standby, angus: Primary, network: Network, ssh_config: str, wal: Callable[[str], bytes]
+) -> None:
+    network.harm = Harm("silence", 4 * MIB)
+    threading.Timer(10, lambda: setattr(network, "harm", None)).start()
+    call = chris.fetch(angus.segments[4], host="gate", ssh_config=ssh_config)
+    assert (call.status, call.stderr) == (0, "")
+    assert call.seconds >= 10
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+# --- one of several
+
+
+@pytest.mark.parametrize("kind", ["silence", "crawl", "reset"])
+def test_what_one_connection_does_not_bring_the_others_do(
+    served: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes], kind: str
+) -> None:
+    with Network(barman.port, delay=0.05) as far:
+        ssh_config = barman.reach_through(far.port)
+
+        def fetch(name: str) -> float:
+            call = served.fetch(name, "-p", "4", host="gate", ssh_config=ssh_config)
+            assert (call.status, call.stderr) == (0, "")
+            assert served.delivered() == wal(name)
+            return call.seconds
+
+        fetch(angus.segments[0])
+        far.harm, far.harmed = Harm(kind, MIB), 1
+        slowest = max(map(fetch, angus.segments[1:]))
+        assert far.connections > 1, "more than one connection is used"
+        assert far.harmed == 0
+        assert slowest < 12, "a crawling segment would take four minutes"
+
+
+# --- what ssh itself has to say
+
+
+def test_a_password_is_not_waited_for(
+    chris: Standby, angus: Primary, barman: BarmanHost, place: Path, wal: Callable[[str], bytes]
+) -> None:
+    call = chris.fetch(angus.segments[4], host="prompting")
+    assert (call.status, len(call.lines)) == (2, 1)
+    assert "Permission denied (publickey,password)" in call.stderr
+    assert call.seconds < 10
+    # The counter-proof: another ssh would have asked.
+    asked = place / "asked"
+    (place / "askpass").write_text(f"#!/bin/sh\necho $* >{asked}\n")
+    (place / "askpass").chmod(0o755)
+    subprocess.run(
+        ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "prompting"],
+        env={"PATH": "/usr/bin:/bin", "SSH_ASKPASS": str(place / "askpass"), "SSH_ASKPASS_REQUIRE": "force"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert "password" in asked.read_text()
+
+
+@pytest.mark.parametrize("jobs", ["0", "3"])
+def test_a_banner_of_sshds_is_not_in_the_way(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes], jobs: str
+) -> None:
+    """It comes before the key is looked at, on stderr."""
+    call = chris.fetch(angus.segments[4], "-p", jobs, host="bannered")
+    assert (call.status, call.stderr) == (0, "")
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+def test_a_login_message_before_the_gates_greeting_is_skipped(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    call = chris.fetch(angus.segments[4], "-p", "3", host="greeter")
+    assert (call.status, call.stderr) == (0, "")
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+def test_a_login_message_in_front_of_wal_is_named(chris: Standby, angus: Primary) -> None:
+    call = chris.fetch(angus.segments[4], host="greeter")
+    assert (call.status, len(call.lines)) == (3, 1)
+    assert "Welcome" in call.stderr
+    assert chris.pg_wal() == []
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may give a process another resolv.conf")
+def test_no_name_server_answers(chris: Standby, angus: Primary, place: Path) -> None:
+    """The resolver waits before ssh's own limit begins."""
+    (place / "resolv.conf").write_text("nameserver 127.77.0.53\n")
+    (place / "nsswitch.conf").write_text("hosts: files dns\n")
+    mounts = "".join(f"mount --bind {place}/{file} /etc/{file} && " for file in ("resolv.conf", "nsswitch.conf"))
+    become = f"setpriv --reuid={POSTGRES} --regid={POSTGRES} --clear-groups"
+    script = place / "without-dns"
+    script.write_text(f'#!/bin/sh\nexec unshare --mount sh -c \'{mounts}exec {become} "$@"\' sh {chris.fetcher} "$@"\n')
+    script.chmod(0o755)
+    give(place)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server:
+        name_server.bind(("127.77.0.53", 53))
+        chris.fetcher = script
+        started = time.monotonic()
+        call = chris.fetch(angus.segments[4], "-p", "3", host="barman.example.com", as_postgres=False)
+        name_server.setblocking(False)
+        assert name_server.recv(512), "it was asked"
+    assert (call.status, len(call.lines)) == (2, 1)
+    assert "Could not resolve hostname barman.example.com" in call.stderr
+    assert time.monotonic() - started < 41
