@@ -208,8 +208,8 @@ class Spool:
                 os.unlink(name, dir_fd=self._folder)
 
     def is_gone(self) -> bool:
-        """Somebody has removed it: whatever is put in, nobody finds it."""
-        return os.fstat(self._folder).st_nlink == 0
+        """Somebody has removed it, or the socket that is in it: nobody finds whom he could ask."""
+        return os.fstat(self._folder).st_nlink == 0 or not os.path.exists(ask.path(self._folder, ask.SOCKET))
 
     def room(self, size: int) -> int:
         """How many segments of `size` bytes may still be put in."""
