@@ -8,6 +8,7 @@ SCENARIO ?= default recovery_conf
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
+PACKAGES := postgresql openssh-server gnupg zstd lz4
 
 # Tests wait more than they compute.
 SIDE_BY_SIDE := --numprocesses 3
@@ -56,10 +57,10 @@ bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman'
 	@touch $@
 
 packages:
-	@command -v /usr/sbin/sshd >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
-	    echo "installing postgresql and openssh-server"; \
+	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	    echo "installing $(PACKAGES)"; \
 	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql openssh-server >/dev/null; }
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; }
 
 # PostgreSQL 10 to 18, which no Debian has side by side.
 versions: .cache/postgresql/.ready

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -132,8 +133,11 @@ class BarmanHost:
             "".join(f"[127.0.0.1]:{port} {self._host_key}" for port in (self.port, self.talkative_port))
         )
         (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
+        # Bound, so that nobody else is there, and not listening.
+        self._refusing = socket.socket()
+        self._refusing.bind(("127.0.0.1", 0))
         self._write_client("ssh_config", self.port)
-        self._write_client("unplugged", free_port())
+        self._write_client("unplugged", self._refusing.getsockname()[1])
         give(self.client)
         self._authorize()
 
@@ -144,7 +148,7 @@ class BarmanHost:
             "prompting": (self.talkative_port, "stranger", "known_hosts"),
             "bannered": (self.talkative_port, "gate", "known_hosts"),
             "changed": (port, "stock", "other_hosts"),
-            "refused": (free_port(), "stock", "known_hosts"),
+            "refused": (self._refusing.getsockname()[1], "stock", "known_hosts"),
         }
         text = "".join(
             CLIENT.format(alias=alias, port=port, key=self.client / key, known_hosts=self.client / known_hosts)
@@ -199,6 +203,7 @@ class BarmanHost:
 
     def end(self) -> None:
         self.calm()
+        self._refusing.close()
         if self._sshd is not None:
             self._sshd.terminate()
             self._sshd.wait(timeout=10)

@@ -96,11 +96,13 @@ class Standby:
 
     def background_ids(self) -> list[int]:
         """The process ids of those that lead a session of their own and are no ssh."""
-        return [
-            int(path.name)
-            for path in Path("/proc").glob("[0-9]*")
-            if str(self.spool).encode() in (path / "cmdline").read_bytes() and os.getsid(int(path.name)) != os.getsid(0)
-        ]
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                is_ours = str(self.spool).encode() in (path / "cmdline").read_bytes()
+                if is_ours and os.getsid(int(path.name)) != os.getsid(0):
+                    found.append(int(path.name))
+        return found
 
     def background(self) -> list[str]:
         """The processes that go on after a call."""

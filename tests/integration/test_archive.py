@@ -1,0 +1,295 @@
+"""What can be wrong on the Barman host: its disk, its files, its gate, its configuration."""
+
+import random
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from walbasin import wire
+
+from tests import by_hand
+
+from .account import IS_ROOT, ME, wait_until
+from .barman_host import BarmanHost
+from .conftest import Primary
+from .disks import SmallDisk
+from .network import Harm, Network
+from .standby import Standby
+
+MIB = 1 << 20
+both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
+Archive = Callable[..., str]
+
+
+# --- Barman itself
+
+
+@both_hosts
+def test_barman_is_stopped(
+    chris: Standby, angus: Primary, archive: Archive, barman: BarmanHost, wal: Callable[[str], bytes], host: str
+) -> None:
+    """Nothing has archived for a while, and the server is marked as inactive: its WAL is there all the same."""
+    in_wals, in_incoming = angus.segments[4:6]
+    server = archive({in_wals: wal(in_wals)})
+    (barman.home / server / "incoming" / in_incoming).write_bytes(wal(in_incoming))
+    with (barman.folder / "barman.d" / f"{server}.conf").open("a") as file:
+        file.write("active = false\n")
+    for name in (in_wals, in_incoming):
+        assert chris.fetch(name, "-p", "2", host=host, server=server).status == 0
+        assert chris.delivered() == wal(name)
+
+
+@pytest.fixture
+def full_host(place: Path) -> Iterator[BarmanHost]:
+    """A Barman host on a small disk."""
+    with SmallDisk(place / "disk", 64 * MIB) as disk:
+        disk.folder.chmod(0o755)
+        host = BarmanHost(disk.folder / "barman")
+        host.start()
+        yield host
+        host.end()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may mount a filesystem")
+@pytest.mark.parametrize("jobs", ["0", "2"])
+@both_hosts
+def test_barmans_disk_is_full(
+    chris: Standby,
+    full_host: BarmanHost,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    host: str,
+    jobs: str,
+) -> None:
+    """No log can be written, and what is there comes out. That is when a primary's WAL is recycled unarchived."""
+    first, second, missing = angus.segments[4:7]
+    full_host.add_server("angus")
+    for name in (first, second):
+        full_host.put("angus", name, wal(name))
+    full_host.requests()
+    chris.barman = full_host
+    with (full_host.folder / "filling").open("ab", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    for name in (first, second):
+        call = chris.fetch(name, "-p", jobs, host=host)
+        assert call.status == 0, call.stderr
+        assert chris.delivered() == wal(name)
+    call = chris.fetch(missing, "-p", jobs, host=host)
+    assert (call.status, "not in the archive" in call.stderr) == (1, True)
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """A port that takes connections and says nothing, as a primary that was cut off."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@both_hosts
+def test_the_primary_is_black_holed(
+    served: Standby,
+    angus: Primary,
+    barman: BarmanHost,
+    wal: Callable[[str], bytes],
+    name: str,
+    black_hole: int,
+    host: str,
+) -> None:
+    """Barman would ask it where the WAL is, and wait. Whoever looks into its folders does not care."""
+    first, second = angus.segments[4:6]
+    barman.add_server(name, port=black_hole)
+    for each in (first, second):
+        barman.put(name, each, wal(each))
+    started = time.monotonic()
+    for each in (first, second):
+        assert served.fetch(each, "-p", "2", host=host, server=name).status == 0
+        assert served.delivered() == wal(each)
+    assert time.monotonic() - started < 6
+    # The counter-proof.
+    ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "stock"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([*ssh, f"barman show-servers {name}"], stdin=subprocess.DEVNULL, timeout=6, check=True)
+
+
+# --- its files
+
+
+HEADER = {
+    "magic": 1,
+    "flags": 2,
+    "timeline": 5,
+    "address": 12,
+    "system identifier": 24,
+    "segment size": 34,
+    "block size": 37,
+}
+
+
+@pytest.mark.parametrize("field", HEADER)
+@both_hosts
+def test_a_bit_is_flipped_in_the_header(
+    chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], host: str, field: str
+) -> None:
+    before, damaged = angus.segments[4:6]
+    content = bytearray(wal(damaged))
+    content[HEADER[field]] ^= 0x40
+    server = archive({before: wal(before), damaged: bytes(content)})
+    assert chris.fetch(before, "-p", "2", host=host, server=server).status == 0
+    call = chris.fetch(damaged, "-p", "2", host=host, server=server)
+    assert (call.status, len(call.lines)) == (3, 1)
+    assert f"{damaged}: what came from {host} was refused" in call.stderr
+    assert chris.spooled() == []
+    assert chris.delivered() == wal(before), "and nothing else has come"
+
+
+@both_hosts
+@pytest.mark.parametrize("jobs", ["0", "2"])
+def test_a_file_that_is_still_being_written(
+    chris: Standby,
+    angus: Primary,
+    archive: Archive,
+    barman: BarmanHost,
+    wal: Callable[[str], bytes],
+    host: str,
+    jobs: str,
+) -> None:
+    """An archive_command that is a plain cp: Barman serves what there is of it. It is never delivered short."""
+    name = angus.segments[4]
+    server = archive({})
+    content = wal(name)
+
+    with (barman.home / server / "incoming" / name).open("wb", buffering=0) as file:
+        file.write(content[: 8 * MIB])
+        call = chris.fetch(name, "-p", jobs, host=host, server=server)
+        assert (call.status, len(call.lines)) == (3, 1)
+        assert f"{name}: what came from {host} was refused: 8388608 bytes" in call.stderr
+
+        def go_on() -> None:
+            for start in range(8 * MIB, 16 * MIB, MIB):
+                file.write(content[start : start + MIB])
+                time.sleep(0.2)
+
+        writer = threading.Thread(target=go_on)
+        writer.start()
+        while call.status == 3:
+            call = chris.fetch(name, "-p", jobs, host=host, server=server)
+        writer.join()
+    assert call.status == 0
+    assert chris.delivered() == content
+
+
+@both_hosts
+def test_a_file_that_becomes_shorter_while_it_is_read(
+    served: Standby, angus: Primary, archive: Archive, barman: BarmanHost, wal: Callable[[str], bytes], host: str
+) -> None:
+    name = angus.segments[4]
+    server = archive({name: wal(name)})
+    with Network(barman.port) as network:
+        network.harm = Harm("silence", MIB)
+        call = served.start(name, "-p", "2", host=host, server=server, ssh_config=barman.reach_through(network.port))
+        wait_until(lambda: any(path.stat().st_size > MIB // 2 for path in served.spool.rglob("*.unfinished")), "a part")
+        with barman.file(server, name).open("r+b") as file:
+            file.truncate(8 * MIB)
+        network.harm = None
+        _, stderr = call.communicate(timeout=60)
+    assert call.returncode in (2, 3)
+    assert name in stderr
+    assert served.pg_wal() == []
+
+
+@both_hosts
+@pytest.mark.parametrize("jobs", ["0", "2"])
+def test_what_is_encrypted_is_not_absent(
+    chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], place: Path, host: str, jobs: str
+) -> None:
+    """Barman has no passphrase for it here, so nobody can undo it; in a recovery that must not be taken for the end."""
+    name = angus.segments[4]
+    home = place / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--batch", "--homedir", str(home), "--pinentry-mode", "loopback", "--passphrase", "secret"]
+    shutil.chown(home, ME)
+    encrypted = subprocess.run([*gpg, "--symmetric"], input=wal(name), capture_output=True, check=True).stdout
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
+    server = archive({name: encrypted})
+    call = chris.fetch(name, "-p", jobs, host=host, server=server)
+    assert call.status in (2, 3)
+    assert len(call.lines) == 1
+    assert name in call.stderr
+    assert chris.pg_wal() == []
+    chris.signal("recovery.signal")
+    (chris.data / "standby.signal").unlink()
+    assert chris.fetch(name, "-p", jobs, "--retry", "0", host=host, server=server).status == 200
+
+
+# --- its gate
+
+
+@pytest.fixture
+def newer_gate(barman: BarmanHost) -> Iterator[None]:
+    """The gate is of another protocol."""
+    module = barman.folder / "lib" / "walbasin" / "wire.py"
+    text = module.read_text()
+    assert 'PROTOCOL = "1"' in text
+    module.write_text(text.replace('PROTOCOL = "1"', 'PROTOCOL = "2"'))
+    yield
+    module.write_text(text)
+
+
+def test_a_gate_of_another_version_serves_as_a_host_without_one(
+    served: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes], newer_gate: None
+) -> None:
+    """Updates need not happen on both sides at once."""
+    said = ""
+    for name in angus.segments[4:7]:
+        call = served.fetch(name, "-p", "2", host="gate")
+        assert call.status == 0, call.stderr
+        assert served.delivered() == wal(name)
+        said += call.stderr
+    assert said.count("\n") == 1
+    assert "no gate answers on gate" in said
+    assert "protocol" in said
+
+
+# --- a file that moves
+
+
+def test_a_file_that_the_archiver_moves_is_never_said_to_be_absent(
+    barman: BarmanHost, archive: Archive, angus: Primary
+) -> None:
+    """A thousand times between incoming/ and wals/, each at another moment of the lookup."""
+    chance = random.Random(1)
+    server = archive({})
+    name = angus.segments[4]
+    content = by_hand.header()
+    incoming = barman.home / server / "incoming" / name
+    wals = barman.home / server / "wals" / name[:16] / name
+    wals.parent.mkdir()
+    ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
+    line = wire.opening_line(wire.Opening(server, ()))
+    process = subprocess.Popen([*ssh, line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == wire.GREETING + b"\n"
+    expected = wire.frame(wire.DATA, content) + wire.frame(wire.END)
+    try:
+        for _ in range(1500):
+            incoming.write_bytes(content)
+            wals.unlink(missing_ok=True)
+            process.stdin.write(wire.request_line(name))
+            process.stdin.flush()
+            until = time.perf_counter() + chance.uniform(0, 0.0015)
+            while time.perf_counter() < until:
+                pass
+            incoming.rename(wals)
+            kind = process.stdout.read(1)
+            assert kind == wire.DATA
+            assert kind + process.stdout.read(len(expected) - 1) == expected
+    finally:
+        process.kill()
+        process.communicate()
