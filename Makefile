@@ -47,10 +47,10 @@ integration: setup packages versions ## integration tests: a real sshd, PostgreS
 	@pytest tests/integration $(SIDE_BY_SIDE)
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
-	@command -v pgbackrest >/dev/null && command -v zstd >/dev/null || { \
-	    echo "installing pgbackrest and zstd"; \
+	@command -v pgbackrest >/dev/null || { \
+	    echo "installing pgbackrest"; \
 	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest zstd >/dev/null; }
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest >/dev/null; }
 	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--readme)
 .venv/.bench: requirements-bench.txt | setup
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts --requirement requirements-bench.txt
