@@ -230,9 +230,11 @@ class BarmanHost:
         """A primary's, which makes the file whole in a folder of its own before Barman sees it."""
         return f"cp %p {folder}/unfinished && mv {folder}/unfinished {self.home / server}/incoming/%f"
 
-    def restore_command(self, fetcher: Path, spool: Path, *options: str, host: str, server: str) -> str:
+    def restore_command(
+        self, fetcher: Path, spool: Path, *options: str, host: str, server: str, ssh_config: str = "ssh_config"
+    ) -> str:
         """Of a server whose files are fetched from here."""
-        words = [fetcher, "--ssh-config", self.client / "ssh_config", "--spool-dir", spool, "-U", ME]
+        words = [fetcher, "--ssh-config", self.client / ssh_config, "--spool-dir", spool, "-U", ME]
         return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
 
     def put(self, server: str, name: str, content: bytes) -> None:

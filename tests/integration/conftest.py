@@ -196,3 +196,30 @@ def archive(barman: BarmanHost, name: str) -> Callable[..., str]:
 def wal(barman: BarmanHost, angus: Primary) -> Callable[[str], bytes]:
     """What angus wrote, as Barman holds it."""
     return lambda name: barman.file("angus", name).read_bytes()
+
+
+@pytest.fixture
+def restore_command(fetcher: Path, barman: BarmanHost, place: Path) -> Callable[..., str]:
+    """Makes a server's, for the options and what BarmanHost's wants to know."""
+
+    def make(*options: str, host: str = "gate", server: str = "angus", **where: str) -> str:
+        return barman.restore_command(fetcher, place / "spool", *options, host=host, server=server, **where)
+
+    return make
+
+
+@pytest.fixture
+def copy_of_base(angus: Primary, place: Path) -> Iterator[Callable[..., Server]]:
+    """Servers on copies of angus's base backup."""
+    servers = []
+
+    def make(name: str, signal_file: str, **settings: str) -> Server:
+        server = angus.base.copy(place / name, archive_mode="off", **settings)
+        servers.append(server)
+        (server.data / signal_file).touch()
+        give(server.data / signal_file)
+        return server
+
+    yield make
+    for server in servers:
+        server.end()

@@ -22,18 +22,21 @@ class Harm(NamedTuple):
     after: int
 
 
-class _Harmed(asyncio.StreamReader):
-    """The end of a connection from which its answers are read."""
+class _Answers(asyncio.StreamReader):
+    """The end of a connection from which its answers are read, and where they can be harmed."""
 
     def __init__(self, network: "Network", reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         super().__init__()
+        self._is_chosen = bool(network.harmed)
+        if network.harmed:
+            network.harmed -= 1
         self._network = network
         self._reader = reader
         self._near = near
         self._count = 0
 
     async def read(self, most: int = CHUNK) -> bytes:
-        harm = self._network.harm
+        harm = self._network.harm if self._is_chosen or self._network.harmed is None else None
         if harm is not None and self._count >= harm.after:
             if harm.kind == "reset":
                 _reset(self._near)
@@ -60,8 +63,8 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 class Network:
     """`port` leads to another one of loopback, `delay` seconds away; leave the block to end it.
 
-    `harm` is what is done to the next `harmed` connections (None: to all of them), until it is set to None: then a
-    silent one goes on where it was.
+    `harm` is done to all connections, or to the next `harmed` ones, until it is set to None: then a silent one goes on
+    where it was.
     """
 
     def __init__(self, target: int, delay: float = 0.0) -> None:
@@ -108,10 +111,7 @@ class Network:
             _reset(writer)
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
-        answers = far_reader
-        if self.harm is not None and self.harmed != 0:
-            answers = _Harmed(self, far_reader, writer)
-            self.harmed = self.harmed - 1 if self.harmed else None
+        answers = _Answers(self, far_reader, writer)
         self._open.add(writer)
         there, back = Link(0), Link(0)
         with contextlib.suppress(asyncio.CancelledError):  # asyncio reports those of its own tasks

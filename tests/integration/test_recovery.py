@@ -5,46 +5,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, ME, POSTGRES, give, processes, wait_until
+from .account import IS_ROOT, POSTGRES, processes, wait_until
 from .barman_host import BarmanHost
 from .conftest import RESTORE_POINT, Primary, rows
 from .postgres import Server, programs
 
-Make = Callable[..., Server]
-
-
-@pytest.fixture
-def restore_command(fetcher: Path, barman: BarmanHost, place: Path) -> Callable[..., str]:
-    def make(*options: str, host: str = "gate", server: str = "angus") -> str:
-        return barman.restore_command(fetcher, place / "spool", *options, host=host, server=server)
-
-    return make
-
-
-@pytest.fixture
-def copy_of_base(angus: Primary, place: Path) -> Iterator[Make]:
-    """Servers on copies of angus's base backup."""
-    servers = []
-
-    def make(name: str, signal_file: str, **settings: str) -> Server:
-        server = angus.base.copy(place / name, archive_mode="off", **settings)
-        servers.append(server)
-        (server.data / signal_file).touch()
-        give(server.data / signal_file)
-        return server
-
-    yield make
-    for server in servers:
-        server.end()
-
 
 def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
 ) -> None:
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4", "-s", "10"))
     chris.start()
@@ -62,7 +35,7 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
 
 
 def test_the_background_process_goes_before_its_server_does(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
 ) -> None:
     """A service manager may take it for a part of the server that does not want to end."""
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
@@ -83,7 +56,7 @@ def test_the_background_process_goes_before_its_server_does(
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may make a process namespace")
 def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, place: Path
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
 ) -> None:
     """A background process would become its child, and its end a backend's crash."""
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
@@ -113,7 +86,7 @@ def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
 
 
 def test_a_recovery_ends_at_its_restore_point(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary
 ) -> None:
     server = copy_of_base(
         "pitr",
@@ -128,51 +101,12 @@ def test_a_recovery_ends_at_its_restore_point(
     assert f'recovery stopping at restore point "{RESTORE_POINT}"' in server.log()
 
 
-@pytest.mark.parametrize("client", ["ours", "stock"])
-def test_a_recovery_with_the_network_lost_for_a_moment(
-    copy_of_base: Make,
+def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
+    copy_of_base: Callable[..., Server],
     restore_command: Callable[..., str],
-    stock_client: Path,
     angus: Primary,
     barman: BarmanHost,
-    client: str,
-) -> None:
-    """The contrast: Barman's own tool ends the recovery there and then, and rows are lost without a word."""
-    command = restore_command() if client == "ours" else f"{stock_client} -U {ME} gate angus %f %p"
-    barman.drop(angus.segments[6], times=2)  # PostgreSQL asks twice
-    server = copy_of_base("pitr", "recovery.signal", restore_command=command)
-    server.start()
-    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
-    assert not barman.dropping()
-    if client == "ours":
-        assert rows(server) == angus.rows
-        assert f"{angus.segments[6]}: ssh to gate failed" in server.log()
-    else:
-        assert rows(server) < angus.rows
-
-
-def test_a_recovery_without_a_network_stops_the_server_and_loses_nothing(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary
-) -> None:
-    broken = restore_command("--retry", "1", host="refused")
-    server = copy_of_base(
-        "pitr",
-        "recovery.signal",
-        restore_command=broken,
-        recovery_target_name=RESTORE_POINT,
-        recovery_target_action="promote",
-    )
-    with pytest.raises(AssertionError, match="could not start server"):
-        server.start()
-    assert "nothing is lost, mend it and start again" in server.log()
-    server.configure(restore_command=restore_command("-p", "4"))
-    server.start()
-    wait_until(lambda: server.sql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 120)
-    assert rows(server) == angus.rows_at_restore_point
-
-
-def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, place: Path
+    place: Path,
 ) -> None:
     barman.hold(angus.segments[6])
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command())
@@ -191,7 +125,11 @@ def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
 
 
 def test_pg_rewind_takes_what_it_needs_from_barman(
-    copy_of_base: Make, restore_command: Callable[..., str], angus: Primary, barman: BarmanHost, name: str
+    copy_of_base: Callable[..., Server],
+    restore_command: Callable[..., str],
+    angus: Primary,
+    barman: BarmanHost,
+    name: str,
 ) -> None:
     """Two servers that went different ways from the same point: one is wound back and follows the other."""
     barman.add_server(name)

@@ -1,0 +1,215 @@
+"""Real servers whose way to Barman is lost while they recover, with Barman's own client as the contrast."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .account import ME, wait_until
+from .barman_host import BarmanHost, install_stock_client
+from .conftest import RESTORE_POINT, Primary, rows
+from .network import Harm, Network
+from .postgres import Server
+
+both_clients = pytest.mark.parametrize("client", ["ours", "stock"])
+STOPPED = "nothing is lost, mend it and start again"
+
+
+@pytest.fixture
+def network(barman: BarmanHost) -> Iterator[Network]:
+    with Network(barman.port) as network:
+        yield network
+
+
+@pytest.fixture
+def command(
+    network: Network, barman: BarmanHost, place: Path, restore_command: Callable[..., str]
+) -> Callable[..., str]:
+    """Makes a restore_command of one of the clients, through the network."""
+    ssh_config = barman.reach_through(network.port)
+
+    def make(client: str, *options: str, server: str = "angus") -> str:
+        if client == "ours":
+            return restore_command("-p", "2", *options, server=server, ssh_config=ssh_config)
+        program = install_stock_client(place / "stock", barman, ssh_config)
+        return f"{program} -U {ME} gate {server} %f %p"
+
+    return make
+
+
+def has_ended(server: Server) -> bool:
+    """Its recovery has, and it is a primary."""
+    return "archive recovery complete" in server.log()
+
+
+@both_clients
+def test_a_call_is_lost(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    angus: Primary,
+    barman: BarmanHost,
+    client: str,
+) -> None:
+    """Barman's own tool ends the recovery there and then, and rows are lost without a word."""
+    barman.drop(angus.segments[6], times=2)  # PostgreSQL asks twice
+    server = copy_of_base("pitr", "recovery.signal", restore_command=command(client, "-p", "0"))
+    server.start()
+    wait_until(lambda: has_ended(server), "the end of recovery", 120)
+    assert not barman.dropping()
+    if client == "ours":
+        assert rows(server) == angus.rows
+        assert f"{angus.segments[6]}: ssh to gate failed" in server.log()
+    else:
+        assert rows(server) < angus.rows
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.matrix)])
+@both_clients
+def test_the_network_is_lost_for_a_while(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    network: Network,
+    angus: Primary,
+    client: str,
+    seconds: int,
+) -> None:
+    server = copy_of_base("pitr", "recovery.signal", restore_command=f"sleep 0.3; {command(client)}")
+    server.start(wait=False)
+    wait_until(lambda: f'restored log file "{angus.segments[3]}"' in server.log(), "half of it", 60)
+    network.cut()
+    time.sleep(seconds)
+    assert has_ended(server) == (client == "stock")
+    network.mend()
+    wait_until(lambda: has_ended(server), "the end of recovery", 150)
+    if client == "ours":
+        assert rows(server) == angus.rows
+        assert "trying again in" in server.log()
+    else:
+        assert rows(server) < angus.rows
+
+
+def test_the_network_is_lost_for_good(
+    copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary
+) -> None:
+    server = copy_of_base(
+        "pitr",
+        "recovery.signal",
+        restore_command=f"sleep 0.3; {command('ours', '--retry', '3')}",
+        recovery_target_name=RESTORE_POINT,
+        recovery_target_action="promote",
+    )
+    server.start(wait=False)
+    wait_until(lambda: f'restored log file "{angus.segments[1]}"' in server.log(), "a part", 60)
+    network.cut()
+    for _ in range(2):  # and whoever starts it again too early loses nothing either
+        wait_until(lambda: not server.is_running(), "its end", 60)
+        assert STOPPED in server.log()
+        with pytest.raises(AssertionError, match="could not start server"):
+            server.start()
+    assert not has_ended(server)
+    network.mend()
+    server.start()
+    wait_until(lambda: has_ended(server), "the end of recovery", 120)
+    assert rows(server) == angus.rows_at_restore_point
+
+
+@both_clients
+def test_the_archive_has_a_hole(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    angus: Primary,
+    barman: BarmanHost,
+    name: str,
+    client: str,
+) -> None:
+    barman.add_server(name)
+    shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
+    hole = barman.file(name, angus.segments[5])
+    content = hole.read_bytes()
+    hole.unlink()
+    line = command(client, "--retry", "1", server=name)
+    server = copy_of_base("pitr", "recovery.signal", restore_command=line)
+    server.start(wait=False)
+    if client == "stock":
+        wait_until(lambda: has_ended(server), "the end of recovery", 120)
+        assert rows(server) < angus.rows
+        return
+    wait_until(lambda: STOPPED in server.log() and not server.is_running(), "its end", 60)
+    assert not has_ended(server)
+    assert f"{angus.segments[5]}: the archive has a hole here: it holds {angus.segments[6]}" in server.log()
+    hole.write_bytes(content)
+    server.start()
+    wait_until(lambda: has_ended(server), "the end of recovery", 120)
+    assert rows(server) == angus.rows
+
+
+# --- the end of recovery
+
+
+def noted(line: str) -> str:
+    """A restore_command that notes in PGDATA what became of each call: its status, the file, the signal files."""
+    return f"{line}; status=$?; echo $status %f *.signal >>calls; exit $status"
+
+
+def calls(server: Server) -> list[list[str]]:
+    return [line.split() for line in (server.data / "calls").read_text().splitlines()]
+
+
+def test_a_promotion_with_barman_dead_takes_one_connect_limit(
+    copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary, place: Path
+) -> None:
+    chris = copy_of_base("chris", "standby.signal", restore_command=noted(command("ours", "-s", "10")))
+    chris.start()
+    wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+    network.harm = Harm("silence", 0)
+    (link,) = [path for path in (place / "spool").iterdir() if path.is_symlink()]
+    end_background(link)
+    before = len(calls(chris))
+    started = time.monotonic()
+    chris.promote()
+    took = time.monotonic() - started
+    assert 5 < took < 15, "the limit to connect is 10 s"
+    assert rows(chris) == angus.rows
+    answers = calls(chris)[before:]
+    assert len(answers) > 2
+    assert all(0 < int(status) <= 125 for status, *_ in answers)
+    assert "timeline 2 may be taken already, and was not looked up" in chris.log()
+
+
+def end_background(link: Path) -> None:
+    """As if it had been idle."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            is_it = os.readlink(path / "cwd") == str(link.resolve())
+        except OSError:
+            continue
+        if is_it:
+            os.kill(int(path.name), signal.SIGTERM)
+
+
+def test_no_answer_stops_a_server_whose_signal_file_is_gone(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    restore_command: Callable[..., str],
+    angus: Primary,
+) -> None:
+    """It would start on the old timeline the next time. Barman is lost when the recovery has reached its target."""
+    lost = restore_command("--retry", "0", host="refused")
+    server = copy_of_base(
+        "pitr",
+        "recovery.signal",
+        restore_command=noted(f"if [ -e recovery.signal ]; then {command('ours')}; else {lost}; fi"),
+        recovery_target_name=RESTORE_POINT,
+        recovery_target_action="promote",
+    )
+    server.start()
+    wait_until(lambda: has_ended(server), "the end of recovery", 120)
+    assert rows(server) == angus.rows_at_restore_point
+    afterwards = [answer for answer in calls(server) if answer[2] == "*.signal"]
+    assert afterwards, "it still asks"
+    assert all(0 < int(status) <= 125 for status, *_ in afterwards)
+    assert server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
