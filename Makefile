@@ -1,6 +1,6 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration bench packages versions molecule test test-all demo destroy dist readme
+.PHONY: help setup engine lint unit integration soak bench packages versions molecule test test-all demo destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -45,6 +45,9 @@ unit: setup ## unit tests
 # Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
 	@pytest tests/integration $(SIDE_BY_SIDE)
+
+soak: setup packages ## a standby that lives on Barman alone, with random faults; MINUTES=30
+	@MINUTES=$(or $(MINUTES),30) pytest tests/integration/test_soak.py -m soak -rP
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
 	@command -v pgbackrest >/dev/null || { \

@@ -1,0 +1,133 @@
+"""A standby that lives on Barman alone for a long time, while everything around it fails at random: make soak."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .account import wait_until
+from .barman_host import BarmanHost
+from .conftest import Primary
+from .network import Harm, Network
+from .postgres import Server
+
+MINUTES = float(os.environ.get("MINUTES", "30"))
+SEGMENTS = 500
+
+
+class Trouble:
+    """What can happen, each thing at a random moment; all of it is over when its call returns."""
+
+    def __init__(self, chance: random.Random, chris: Server, network: Network, barman: BarmanHost, spool: Path) -> None:
+        self.chance = chance
+        self.chris = chris
+        self.network = network
+        self.barman = barman
+        self.spool = spool
+
+    def kill_somebody(self) -> None:
+        """Of those who fetch, or of those who serve."""
+        number = self.chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT])
+        words = [str(self.spool), str(self.barman.client), f"{self.barman.folder}/lib/walbasin"]
+        ids = [*self.barman.connections()]
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if any(word in line for word in words) and "postgres" not in line.split("/")[-1]:
+                    ids.append(int(path.name))
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(self.chance.choice(ids), number)
+
+    def cut(self) -> None:
+        self.network.cut()
+        time.sleep(self.chance.uniform(0, 20))
+        self.network.mend()
+
+    def harm(self) -> None:
+        self.network.harm = Harm(self.chance.choice(["reset", "silence", "crawl"]), self.chance.randrange(40 << 20))
+        time.sleep(self.chance.uniform(0, 10))
+        self.network.harm = None
+
+    def remove_the_spool(self) -> None:
+        shutil.rmtree(self.spool, ignore_errors=True)
+
+    def restart(self) -> None:
+        self.chris.stop(self.chance.choice(["fast", "immediate"]))
+        self.chris.start()
+
+    def damage(self) -> None:
+        """The newest file of the archive, for a while."""
+        newest = max((self.barman.home / "angus" / "wals").glob("0*/0*"))
+        content = newest.read_bytes()
+        newest.write_bytes(self.chance.choice([content[: len(content) // 2], b"", bytes(len(content))]))
+        time.sleep(self.chance.uniform(0, 5))
+        newest.write_bytes(content)
+
+    def nothing(self) -> None:
+        time.sleep(self.chance.uniform(0, 3))
+
+    def happen(self) -> str:
+        kills = [self.kill_somebody] * 2
+        one = self.chance.choice(
+            [*kills, self.cut, self.harm, self.remove_the_spool, self.restart, self.damage, self.nothing]
+        )
+        one()
+        return one.__name__
+
+
+def contents(server: Server) -> dict[str, str]:
+    """table -> a digest of its rows."""
+    tables = server.sql(
+        "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    digest = "SELECT count(*) || md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {} t"
+    return {table: server.sql(digest.format(table)) for table in tables.split()}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(int(MINUTES * 60) + 900)
+def test_whatever_happens_the_standby_has_what_the_primary_has(
+    copy_of_base: Callable[..., Server],
+    restore_command: Callable[..., str],
+    angus: Primary,
+    barman: BarmanHost,
+    place: Path,
+) -> None:
+    chance = random.Random(1)
+    primary = angus.server
+    happened: list[str] = []
+    segments = 0
+    with Network(barman.port) as network:
+        command = restore_command("-p", "4", ssh_config=barman.reach_through(network.port))
+        chris = copy_of_base("chris", "standby.signal", restore_command=command)
+        chris.start()
+        trouble = Trouble(chance, chris, network, barman, place / "spool")
+        primary.program("pgbench", "-i", "-q", "-s", "2", "-h", "127.0.0.1", "-p", str(primary.port), "postgres")
+        end = time.monotonic() + MINUTES * 60
+        while time.monotonic() < end and segments < SEGMENTS:
+            for _ in range(chance.randrange(1, 5)):
+                primary.program(
+                    *("pgbench", "-n", "-c", "2", "-t", "300", "-h", "127.0.0.1", "-p", str(primary.port), "postgres")
+                )
+                primary.sql("SELECT pg_switch_wal()")
+                segments += 1
+            barman.run_barman("archive-wal", "angus")
+            happened.append(trouble.happen())
+        last = primary.sql("CREATE TABLE the_end AS SELECT now(); SELECT pg_walfile_name(pg_switch_wal())")
+        wait_until(lambda: primary.sql("SELECT last_archived_wal FROM pg_stat_archiver") >= last, "archiving", 120)
+        barman.run_barman("archive-wal", "angus")
+        wait_until(lambda: "the_end" in contents(chris), "the last table", 300, step=1)
+        assert contents(chris) == contents(primary)
+        assert chris.sql("SELECT pg_is_in_recovery()") == "t"
+    log = chris.log()
+    assert "Traceback" not in log
+    assert "PANIC" not in log
+    assert "archive recovery complete" not in log
+    counts = ", ".join(f"{happened.count(what)} {what}" for what in sorted(set(happened)))
+    print(f"{segments} segments of {log.count('restored log file')} restored; {counts}")
