@@ -77,7 +77,8 @@ versions: .cache/postgresql/.ready
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
-test-all: packages versions ## all that make test does, the lab with Debian 11 and 13, and every size of segments with every PostgreSQL
+test-all: packages versions ## all that make test does, faults, the lab with Debian 11 and 13, every size of segments with every PostgreSQL
+	@$(MAKE) molecule SCENARIO=faults
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)

@@ -199,6 +199,28 @@ def test_the_same_value_is_no_shadow(auto: str, shadowed: List[str]) -> None:
     assert value_of("__standby_shadowed", **known, standby_primary_conninfo="host='a'") == shadowed
 
 
+@pytest.mark.parametrize(
+    ("written", "loaded", "is_changed", "command", "is_unread"),
+    [
+        (100.25, 100.5, False, "", False),
+        (100.75, 100.5, False, "", True),
+        (100.25, 100.5, True, "", True),
+        (100.25, 100.5, False, "/bin/false", True),
+    ],
+)
+def test_a_reload_that_a_run_did_not_live_to_do_is_owed(
+    written: float, loaded: float, is_changed: bool, command: str, is_unread: bool
+) -> None:
+    known = {
+        **cluster(),
+        "__standby_written": {"changed": is_changed},
+        "__standby_settings_stat": {"stat": {"mtime": written}},
+        "__standby_restore_command": "ours",
+        "__standby_answer": {"restore_command": command or "ours", "loaded": loaded},
+    }
+    assert value_of("__standby_is_unread", **known) is is_unread
+
+
 OTHERS = (
     'restrict,from="10.0.0.9",command="x" ssh-ed25519 OLD walbasin:chris2:angus\n'
     'restrict,from="10.0.0.9",command="x" ssh-ed25519 OLD walbasin:chris:angus-2\n'
@@ -219,5 +241,5 @@ def test_only_the_standby_s_own_line_is_its_own(authorized: Dict[str, Any], addr
 
 
 def test_public_key_is_named_after_the_pair() -> None:
-    public = slurped("ssh-ed25519 AAAA somebody@somewhere else\n")
+    public = {"stdout": "ssh-ed25519 AAAA somebody@somewhere else"}
     assert value_of("__standby_public_key", __standby_public=public) == "ssh-ed25519 AAAA walbasin:chris:angus"

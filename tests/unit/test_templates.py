@@ -136,6 +136,12 @@ def test_authorized_keys_line(config: str, gate: str) -> None:
     assert line == f'restrict,from="10.1.2.3,fd00::3",command="{gate}" ssh-ed25519 AAAA walbasin:chris:angus\n'
 
 
+def test_the_line_that_lets_a_key_ask_where_it_comes_from_is_the_gate_s_too() -> None:
+    line = render("authorized_keys.j2", __standby_from=[], __standby_public_key="ssh-ed25519 AAAA walbasin:chris:angus")
+    command = 'command="echo $SSH_CONNECTION >&2; /usr/local/bin/barman-wal-gate angus"'
+    assert line == f"restrict,{command} ssh-ed25519 AAAA walbasin:chris:angus\n"
+
+
 def test_ssh_config_trusts_nothing_but_what_is_pinned() -> None:
     text = render("ssh_config.j2", standby_barman_address="10.0.0.2", __standby_key_file="/home/pg/.ssh/walbasin_angus")
     assert {
