@@ -15,6 +15,7 @@ from tests import by_hand
 
 from .account import give, processes, wait_until
 from .barman_host import BarmanHost, install, install_stock_client
+from .network import Network
 from .postgres import Server
 from .standby import Standby
 
@@ -57,6 +58,13 @@ def barman(folder: Path) -> Iterator[BarmanHost]:
     host.start()
     yield host
     host.end()
+
+
+@pytest.fixture
+def network(barman: BarmanHost) -> Iterator[Network]:
+    """A way to the Barman host that can be harmed."""
+    with Network(barman.port) as network:
+        yield network
 
 
 @pytest.fixture(autouse=True)

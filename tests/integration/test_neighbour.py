@@ -41,18 +41,23 @@ def planted(served: Standby, angus: Primary, tmp: Path) -> str:
     return "\n".join([*lines, "chmod -R a+rX made"])
 
 
+def assert_it_is_not_used(served: Standby, names: list[str], wal: Callable[[str], bytes]) -> None:
+    """And that is said in a line, and the right bytes come all the same."""
+    for name in names:
+        call = served.fetch(name, "-p", "3", host="gate")
+        assert (call.status, len(call.lines)) == (0, 1)
+        assert "barman-wal-restore" in call.stderr
+        assert "fetching without it" in call.stderr
+        assert served.delivered() == wal(name)
+
+
 @pytest.mark.parametrize("mode", ["0700", "0755", "0777"])
 def test_a_spool_made_beforehand_with_files_of_the_right_names(
     served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes], mode: str
 ) -> None:
     as_neighbour(planted(served, angus, tmp), tmp)
     as_neighbour(f"mv made barman-wal-restore; chmod {mode} barman-wal-restore", tmp)
-    for name in angus.segments[3:6]:
-        call = served.fetch(name, "-p", "3", host="gate")
-        assert (call.status, len(call.lines)) == (0, 1)
-        assert "barman-wal-restore" in call.stderr
-        assert "fetching without it" in call.stderr
-        assert served.delivered() == wal(name)
+    assert_it_is_not_used(served, angus.segments[3:6], wal)
 
 
 @pytest.mark.parametrize("target", ["a folder of his", "a folder of postgres's"])
@@ -61,11 +66,7 @@ def test_a_link_in_place_of_the_spool(
 ) -> None:
     as_neighbour(planted(served, angus, tmp), tmp)
     as_neighbour(f"ln -s {'made' if target == 'a folder of his' else tmp.parent / 'original'} barman-wal-restore", tmp)
-    for name in angus.segments[4:6]:
-        call = served.fetch(name, "-p", "3", host="gate")
-        assert (call.status, len(call.lines)) == (0, 1)
-        assert "fetching without it" in call.stderr
-        assert served.delivered() == wal(name)
+    assert_it_is_not_used(served, angus.segments[4:6], wal)
 
 
 def test_a_planted_file_would_be_taken_from_a_spool_of_ours(served: Standby, angus: Primary, tmp: Path) -> None:

@@ -4,7 +4,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ MIB = 1 << 20
 # ssh's own words for it depend on what it was doing.
 CONNECTION_LOST = ("Connection reset by", "Broken pipe", "closed by remote host", "ended without a word")
 both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
-
-
-@pytest.fixture
-def network(barman: BarmanHost) -> Iterator[Network]:
-    with Network(barman.port) as network:
-        yield network
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,6 @@ from .postgres import Server
 
 both_clients = pytest.mark.parametrize("client", ["ours", "stock"])
 STOPPED = "nothing is lost, mend it and start again"
-
-
-@pytest.fixture
-def network(barman: BarmanHost) -> Iterator[Network]:
-    with Network(barman.port) as network:
-        yield network
 
 
 @pytest.fixture
