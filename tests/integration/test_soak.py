@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -147,8 +148,6 @@ def test_whatever_happens_the_standby_has_what_the_primary_has(
         assert contents(chris) == contents(primary)
         assert chris.sql("SELECT pg_is_in_recovery()") == "t"
     log = chris.log()
-    assert "Traceback" not in log
-    assert "PANIC" not in log
-    assert "archive recovery complete" not in log
+    assert re.findall("(?s)Traceback.{,2000}|PANIC.*|archive recovery complete", log) == []
     counts = ", ".join(f"{happened.count(what)} {what}" for what in sorted(set(happened)))
     print(f"{segments} segments written, {log.count('restored log file')} restored; {counts}")
