@@ -21,7 +21,10 @@ def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] 
     Otherwise None, and that answer. spool: the folder of a spool on pg_wal's filesystem.
     """
     server, name, destination = words[-3:]
-    folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # removed since the shell has found it
+        return None, None
     try:
         answer = request(folder, name, fingerprint(words))
         if answer is None:
