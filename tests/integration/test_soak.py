@@ -148,7 +148,7 @@ def test_whatever_happens_the_standby_has_what_the_primary_has(
         assert contents(chris) == contents(primary)
         assert chris.sql("SELECT pg_is_in_recovery()") == "t"
     log = chris.log()
-    trouble = re.findall("(?s)Traceback.{,2000}|PANIC.*|archive recovery complete", log)
-    assert not trouble, trouble[0]
+    found = re.findall("(?s)Traceback.{,2000}|PANIC.*|archive recovery complete", log)
+    assert not found, found[0]
     counts = ", ".join(f"{happened.count(what)} {what}" for what in sorted(set(happened)))
     print(f"{segments} segments written, {log.count('restored log file')} restored; {counts}")
