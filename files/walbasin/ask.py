@@ -32,7 +32,7 @@ def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] 
         outcome, mode, detail, _ = answer
         if outcome == "delivered" and not detail:
             caller.hand_over(name, destination, folder)
-            ring(folder)
+            ring(folder, name)
             return 0, None
         if outcome == "absent" and mode == "standby" and not MORE_THAN_ABSENT & set(words):
             message.say_absent(name, server, ends_recovery=False)
@@ -71,6 +71,19 @@ def request(folder: int, name: str, fingerprint: str) -> "tuple[str, ...] | None
         connection.close()
 
 
+def is_answered(folder: int) -> bool:
+    """There is a background process that would answer. folder: an open spool."""
+    connection = Socket(AF_UNIX, SOCK_STREAM)
+    try:
+        connection.settimeout(SILENCE_LIMIT)
+        connection.connect(path(folder, SOCKET))
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
 def _answer(connection: Socket) -> "tuple[str, ...] | None":
     text = b""
     while not text.endswith(b"\n"):
@@ -81,14 +94,14 @@ def _answer(connection: Socket) -> "tuple[str, ...] | None":
     return tuple(text.decode().rstrip("\n").split("\t"))
 
 
-def ring(folder: int) -> None:
+def ring(folder: int, name: str) -> None:
     """Tell the background process, if there is one, that a segment was taken."""
     try:
         bell = os.open(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return
     try:
-        os.write(bell, b"\n")
+        os.write(bell, name.encode() + b"\n")
     except OSError:
         return
     finally:

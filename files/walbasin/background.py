@@ -10,12 +10,13 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Dict, NamedTuple, NoReturn, Optional
+from typing import Dict, NamedTuple, NoReturn, Optional, Set
 
-from walbasin import ask, cluster, delivery, policy, segment
+from walbasin import ask, cluster, delivery, policy, record, segment
 from walbasin.archive import Archive
 from walbasin.basin import Answer, Basin
 from walbasin.cluster import Cluster
+from walbasin.record import Record
 from walbasin.spool import Spool
 from walbasin.transport import Sessions, printable
 
@@ -24,6 +25,8 @@ IDLE_LIMIT = 60.0
 # How often to look whether the server is still there, and to tell callers that we are.
 TICK = 1.0
 BACKLOG = 8
+# All that a pipe holds, so that no line is cut.
+BELL_LENGTH = 65536
 
 
 class Stopped(BaseException):
@@ -53,6 +56,9 @@ class Background:
         self.sessions = Sessions()
         self.basin = Basin(service.spool, service.archive, service.jobs, cluster.segment_size(self.own), self.sessions)
         self.callers: Dict[socket.socket, bytes] = {}
+        self.record = Record(self.spool.noted(record.FILE))
+        self.recorded = self.record.dump()
+        self.not_taken: Set[str] = set()
         self.is_ending = False
         self.last_use = time.monotonic()
 
@@ -77,7 +83,9 @@ class Background:
                         next_tick = time.monotonic() + TICK
                         self.is_ending |= self._is_over()
                         self._reassure()
+                        self._keep_record()
         finally:
+            self._keep_record()
             self.spool.clear()
 
     def _watch_server(self) -> None:
@@ -130,12 +138,16 @@ class Background:
             # Options or version are others now. Without an answer the caller waits for the lock, and starts another.
             self._end()
         elif segment.is_file(name):
-            self.basin.ask(name, lambda answer: self._answer(caller, answer))
+            asked = self.last_use
+            self.basin.ask(name, lambda answer: self._answer(caller, name, asked, answer))
         else:
             self._dismiss(caller)
 
-    def _answer(self, caller: socket.socket, answer: Answer) -> None:
+    def _answer(self, caller: socket.socket, name: str, asked: float, answer: Answer) -> None:
         self.last_use = time.monotonic()
+        self.record.note_answer(name, answer.outcome, answer.detail, self.last_use - asked)
+        if answer.outcome == policy.DELIVERED:
+            self.not_taken.add(name)
         mode = cluster.recovery_mode(self.own)
         if answer.is_outage:
             self.spool.note_outage()
@@ -162,10 +174,27 @@ class Background:
         caller.close()
 
     def _hear(self, bell: int) -> None:
-        """A segment was taken without asking."""
+        """Segments were taken: each a line, with the uptime at which a shell began to wait for it, if it had to."""
         self.last_use = time.monotonic()
-        os.read(bell, 4096)
+        for line in os.read(bell, BELL_LENGTH).decode("ascii", "replace").splitlines():
+            name, _, since = line.partition(" ")
+            if segment.is_segment(name):
+                waited = max(0.0, _uptime() - float(since)) if since else 0.0
+                self.record.note_taken(name, self.basin.size, not since and name not in self.not_taken, waited)
+            self.not_taken.discard(name)
         self.basin.pump()
+
+    def _keep_record(self) -> None:
+        text = self.record.dump()
+        if text != self.recorded:
+            self.spool.note(record.FILE, text)
+            self.recorded = text
+
+
+def _uptime() -> float:
+    """As the shell sees it: a container may have one of its own."""
+    with open("/proc/uptime", encoding="ascii") as file:
+        return float(file.read().split()[0])
 
 
 def may_run(own: Cluster) -> bool:

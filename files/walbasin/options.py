@@ -7,6 +7,10 @@ from walbasin import VERSION, ask, policy, segment
 
 SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108 the fixed folder of 2016; the spool trusts nothing found there
 RETRY_SECONDS = 600
+# What --status looks like.
+PLAIN, JSON, PROMETHEUS = "plain", "json", "prometheus"
+# --status needs no file, but a place in the data directory that it is about: the one that it is called in.
+SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
 
 
 class UsageError(Exception):
@@ -30,6 +34,8 @@ class Options(argparse.Namespace):
     keep_compression: bool
     partial: bool
     test: bool
+    status: bool
+    form: str
     spool_dir: str
     mode: Optional[str]
     retry: int
@@ -51,7 +57,7 @@ def _count(text: str) -> int:
 _count.__name__ = "number"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(has_file: bool = True) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="barman-wal-restore",
         description="PostgreSQL's restore_command: fetches WAL from a Barman host over ssh, ahead of replay.",
@@ -86,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep-compression", action="store_true", help="transfer files as they are stored, decompress them here")
     add("-P", "--partial", action="store_true", help="deliver the last .partial, when there is nothing else")
     add("-t", "--test", action="store_true", help="test the way to Barman and back, and deliver nothing")
+    add("--status", action="store_true", help="say what was done and how the last -t ended, and deliver nothing")
+    form = parser.add_mutually_exclusive_group()
+    for name, text in ((JSON, "as one line of JSON"), (PROMETHEUS, "as metrics for Prometheus")):
+        form.add_argument(
+            f"--{name}", dest="form", action="store_const", const=name, default=PLAIN, help=f"--status, {text}"
+        )
     add("--spool-dir", default=SPOOL, metavar="DIR", help="where fetched files wait (default: %(default)s)")
     add(
         "--mode",
@@ -101,17 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("barman_host", metavar="BARMAN_HOST", help="the Barman host, as ssh knows it")
     add("server_name", metavar="SERVER_NAME", help="the server in Barman's configuration")
-    add("wal_name", metavar="WAL_NAME", help="%%f")
-    add("wal_dest", metavar="WAL_DEST", help="%%p")
+    add("wal_name", metavar="WAL_NAME", help="%%f", nargs=None if has_file else "?", default="")
+    add("wal_dest", metavar="WAL_DEST", help="%%p", nargs=None if has_file else "?", default=SOME_DESTINATION)
     return parser
 
 
 def parse(words: List[str]) -> Options:
     """Raises UsageError; -h and -V print and end the process with 0."""
-    options = _parser().parse_args(words, Options())
+    options = _parser(has_file="--status" not in words).parse_args(words, Options())
     if options.barman_host.startswith("-") or options.server_name.startswith("-"):
         raise UsageError("neither a host nor a server has a name that begins with '-'")
-    if not options.test and not segment.is_file(options.wal_name):
+    if options.form != PLAIN and not options.status:
+        raise UsageError(f"--{options.form} is a form of --status")
+    if not options.test and not options.status and not segment.is_file(options.wal_name):
         raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
     options.fingerprint = ask.fingerprint(words)
     return options

@@ -7,7 +7,7 @@ import tempfile
 import time
 from typing import List, Tuple
 
-from walbasin import archive, cluster, segment, transport, window
+from walbasin import archive, cluster, segment, status, transport, window
 from walbasin.archive import Answer
 from walbasin.getwal import DUMMY_WAL_NAME
 from walbasin.job import Job
@@ -31,14 +31,17 @@ class Failed(Exception):
 
 def run(job: Job) -> int:
     """0 when all is well; 2 after a line on stderr that names the cause."""
+    started = time.time()
+    trouble = ""
     try:
         _server(job)
         _segment(job)
         _spool(job)
     except (Failed, Unreachable, segment.Invalid, OSError) as error:
-        say(f"test failed: {error}")
-        return 2
-    return 0
+        trouble = str(error) or type(error).__name__
+        say(f"test failed: {trouble}")
+    status.note_test(job, started, trouble)
+    return 2 if trouble else 0
 
 
 def _tell(step: str, seconds: float, text: str) -> None:

@@ -57,6 +57,10 @@ def _main(words: List[str], answer: Optional[Tuple[str, ...]]) -> int:
     except UsageError as error:
         say(f"{error}; nothing was fetched")
         return _final_status(policy.UNUSABLE, _mode_here())
+    if options.status:
+        from walbasin import status
+
+        return status.run(_job(options))
     if options.test:
         from walbasin import probe
 
@@ -70,7 +74,7 @@ def _job(options: Options) -> Job:
     spool = None
     if own is None:
         say(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
-    elif options.test or os.path.basename(options.wal_dest) in SERVER_DESTINATIONS:
+    elif options.test or options.status or os.path.basename(options.wal_dest) in SERVER_DESTINATIONS:
         try:
             spool = Spool(options.spool_dir, own, options.barman_host, options.server_name)
         except Refused as refusal:

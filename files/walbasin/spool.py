@@ -153,7 +153,7 @@ class Spool:
     def _hand_over(self, name: str, destination: str) -> None:
         with contextlib.suppress(OSError):  # another filesystem, or a destination that the copy will report on
             caller.hand_over(name, destination, self._folder)
-            ask.ring(self._folder)
+            ask.ring(self._folder, name)
             return
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         try:
@@ -163,7 +163,7 @@ class Spool:
         finally:
             os.close(source)
         self.discard([name])
-        ask.ring(self._folder)
+        ask.ring(self._folder, name)
 
     def claim(self) -> bool:
         """Become the one that fills it, until this process ends. False when another is at it."""
@@ -219,6 +219,26 @@ class Spool:
     def is_beside(self, folder: str) -> bool:
         """True when a hand-over to that folder is a rename, not a copy."""
         return os.fstat(self._folder).st_dev == os.stat(folder).st_dev
+
+    def has_keeper(self) -> bool:
+        """A background process is at it."""
+        return ask.is_answered(self._folder)
+
+    def note(self, name: str, text: str) -> None:
+        """Keep a text for whoever watches; it outlives the boot. One that cannot be written is missing, no more."""
+        with contextlib.suppress(OSError), self.begin(f"../{name}") as file:
+            file.write(text.encode())
+            file.flush()
+            self.keep(f"../{name}")
+
+    def noted(self, name: str) -> str:
+        """What was kept, or nothing."""
+        try:
+            descriptor = os.open(f"../{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
 
     def note_outage(self) -> None:
         """Barman could not be reached just now."""

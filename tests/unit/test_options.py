@@ -56,6 +56,12 @@ def test_every_option_is_taken_before_and_behind_the_four_words(words: str, attr
     assert getattr(parse([*FOUR, *words.split()]), attribute) == value
 
 
+def test_status_needs_no_file() -> None:
+    options = parse(["--status", "--json", "barman", "angus"])
+    assert (options.status, options.form, options.server_name) == (True, "json", "angus")
+    assert parse(["--status", *FOUR]).form == "plain"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -73,6 +79,10 @@ def test_every_option_is_taken_before_and_behind_the_four_words(words: str, attr
         ["barman", "angus", "RECOVERYXLOG", "pg_wal/RECOVERYXLOG"],
         ["barman", "angus", f"{SEGMENT}.partial", "x"],
         ["barman", "angus", "%f", "%p"],
+        ["--json", *FOUR],
+        ["--prometheus", *FOUR],
+        ["--status", "--json", "--prometheus", "barman", "angus"],
+        ["--status", "barman"],
         ["--", "-oProxyCommand=id", "angus", SEGMENT, "x"],
         ["--", "barman", "-o/tmp", SEGMENT, "x"],
     ],

@@ -1,0 +1,101 @@
+"""barman-wal-restore --status: the record of what was done, and of the last test."""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .account import wait_until
+from .conftest import Primary
+from .standby import Standby
+
+NOT_THERE = "0000000100000000000000EE"
+
+
+def status(standby: Standby, host: str = "gate") -> Any:
+    call = standby.fetch("any", "--status", "--json", host=host)
+    assert (call.status, call.stderr) == (0, "")
+    return json.loads(call.stdout)
+
+
+def record(standby: Standby, name: str) -> Any:
+    return status(standby)["record"][name]
+
+
+def test_hits_waits_and_misses_are_counted(served: Standby, angus: Primary) -> None:
+    before = time.time()
+    first, second, third = angus.segments[2:5]
+    assert served.fetch(first, "-p", "3", host="gate").status == 0
+    served.wait_for_spooled(second, third)
+    for name in (second, third):
+        assert served.fetch(name, "-p", "3", host="gate").status == 0
+    assert served.fetch(NOT_THERE, "-p", "3", host="gate").status == 1
+    wait_until(lambda: record(served, "absent") == 1, "the record")
+    found = status(served)
+    assert (found["record"]["restored"], found["record"]["ready"]) == (3, 2)
+    assert found["record"]["bytes"] == 3 * (16 << 20)
+    assert 0 < found["record"]["waited"] < 10, "for the first, and for the answer to the last"
+    assert found["record"]["last_segment"] == third
+    assert found["record"]["last_restored"] >= before
+    assert (found["is_running"], found["is_recovering"]) == (True, True)
+
+
+def test_a_wait_for_a_segment_on_its_way_is_no_hit(
+    served: Standby, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    first, second = angus.segments[2:4]
+    assert served.fetch(first, "-p", "2", host="gate").status == 0
+    served.wait_for_spooled(second)
+    ready = next(served.spool.rglob(second))
+    unfinished = ready.with_name(f"{second}.unfinished")
+    ready.rename(unfinished)
+    with unfinished.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        call = served.start(second, "-p", "2", host="gate")
+        time.sleep(1)
+        unfinished.rename(ready)
+    assert call.wait(30) == 0
+    assert served.delivered() == wal(second)
+    wait_until(lambda: record(served, "restored") == 2, "the record")
+    assert record(served, "ready") == 0
+    assert record(served, "waited") >= 0.9
+
+
+def test_an_error_is_counted_with_its_cause(served: Standby, angus: Primary) -> None:
+    assert served.fetch(angus.segments[2], "-p", "2", host="gate", ssh_config="unplugged").status == 2
+    wait_until(lambda: record(served, "errors")["unknown"] == 1, "the record")
+    assert angus.segments[2] in record(served, "last_error")
+
+
+def test_the_record_outlives_the_process(served: Standby, angus: Primary) -> None:
+    for times, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
+        assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
+        while record(served, "restored") < times:  # pytest's own limit is the bound
+            time.sleep(0.1)
+        (background,) = served.background_ids()
+        os.kill(background, number)
+        wait_until(lambda: not served.background(), "its end")
+        assert record(served, "restored") == times
+    assert status(served)["is_running"] is False
+
+
+def test_the_last_test_is_remembered(served: Standby, angus: Primary) -> None:
+    name = angus.segments[2]
+    assert status(served)["test"]["time"] == 0
+    assert served.fetch(name, "-t", host="gate").status == 0
+    passed = status(served)["test"]
+    assert passed["error"] == ""
+    assert abs(passed["time"] - time.time()) < 60
+    assert served.fetch(name, "-t", host="gate", server="nobody").status == 2
+    assert status(served)["test"] == passed, "another server's test is another's"
+    assert served.fetch(name, "-t", host="gate", ssh_config="unplugged").status == 2
+    assert "refused" in status(served)["test"]["error"]
+
+
+def test_elsewhere_there_is_nothing_to_say(served: Standby) -> None:
+    call = served.fetch("any", "--status", host="gate", cwd=served.folder)
+    assert (call.status, call.stdout) == (2, "")
+    assert "in the data directory of the standby" in call.lines[-1]
