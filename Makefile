@@ -33,11 +33,19 @@ $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn $(CURDIR) $@
 
-lint: setup ## all linters
+lint: setup .cache/promtool ## all linters
 	@ruff format --check --quiet && ruff check --quiet
-	@mypy files/walbasin tests molecule/shared/callback_plugins
+	@mypy files/walbasin tests molecule/shared/callback_plugins console fabfile.py
 	@yamllint --strict .
 	@ansible-lint --offline -q
+	@.cache/promtool check rules files/monitoring/alerts.yml >/dev/null
+	@.cache/promtool test rules tests/unit/alerts.yml >/dev/null
+# Prometheus's own judge of rules, without the server.
+.cache/promtool:
+	@echo "fetching promtool"
+	@mkdir -p .cache/prometheus && cd .cache/prometheus && { apt-get download -qq prometheus 2>/dev/null || { \
+	    $(SUDO) apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg-deb -x prometheus_*.deb .
+	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
 unit: setup ## unit tests
 	@pytest tests/unit $(SIDE_BY_SIDE)
