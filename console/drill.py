@@ -1,0 +1,327 @@
+"""A rehearsal: one standby's end of its streaming is cut, and what is written then has to come from Barman.
+
+What undoes the cut is armed on the standby before anything is cut: a timer of systemd's, which needs nobody. A reboot
+undoes it as well, since the cut is a rule in the kernel.
+"""
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Optional
+
+from . import standing
+from .hosts import Cluster, Host, Trouble
+from .standing import Look
+
+UNIT = "walbasin-drill"
+TABLE = "inet walbasin_drill"
+# A standby that is further behind has other worries. Bytes.
+MOST_LAG = 64 << 20
+STEP = 1.0
+PEEK_STEP = 3.0
+MOST_PEEKED = 1024
+
+
+class Refused(Exception):
+    """The drill must not be made; the text says why."""
+
+
+class Sample(NamedTuple):
+    """Positions in bytes at `moment` (seconds since the drill began); None: not known then."""
+
+    moment: float
+    is_streaming: bool
+    replayed: int
+    primary: Optional[int]
+    archived: Optional[int]
+    restored: int
+
+
+class Phase(NamedTuple):
+    """What was proved, and from when to when (seconds since the drill began)."""
+
+    title: str
+    begin: float
+    end: float
+
+
+class Evidence(NamedTuple):
+    """All that a drill has seen."""
+
+    standby: str
+    server: str
+    barman_host: str
+    version: str
+    restore_command: str
+    began: float
+    marker: str
+    goal: int
+    segments: list[str]
+    phases: list[Phase]
+    samples: list[Sample]
+
+
+def refusals(look: Look, peers: int, synchronous: str, name: str, sources: list[tuple[str, int]]) -> Iterator[str]:
+    """Why a standby must be left alone. peers: standbys of the same primary, itself included.
+
+    synchronous: the primary's synchronous_standby_names; name: the standby's application_name.
+    sources: host and port of each server that it may stream from.
+    """
+    if look.server["receiver"] != "streaming":
+        yield "it does not stream, so there is nothing to interrupt"
+        return
+    lag = int(look.server["sent"] or 0) - int(look.server["replayed"])
+    if lag > MOST_LAG:
+        yield f"it lags {lag >> 20} MiB behind"
+    if look.status["test"]["error"] or not look.status["test"]["time"]:
+        yield f"its fallback does not work: {look.status['test']['error'] or 'it was never tested'}"
+    if peers < 2:
+        yield "it is the only standby of its primary in the inventory (--although-alone, if that may be)"
+    if is_synchronous(synchronous, name):
+        yield f"commits may wait for it (synchronous_standby_names = '{synchronous}')"
+    if any(host.startswith("/") for host, _ in sources):
+        yield "it streams through a local socket, which cannot be cut"
+
+
+def is_synchronous(names: str, name: str) -> bool:
+    """A name in a list, which may be in FIRST n (...), ANY n (...) or n (...): PostgreSQL's manual, 20.6.2."""
+    listed = re.sub(r"^\s*((FIRST|ANY)\s+)?\d*\s*\((.*)\)\s*$", r"\3", names, flags=re.IGNORECASE)
+    words = [word.strip().strip('"').lower() for word in listed.split(",")]
+    return "*" in words or name.lower() in words
+
+
+def conninfo(text: str) -> dict[str, str]:
+    """The settings of a libpq connection string (keyword = value, a value with spaces in quotes)."""
+    found = re.findall(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s\\]|\\.)+))", text)
+    return {name: re.sub(r"\\(.)", r"\1", quoted or plain) for name, quoted, plain in found}
+
+
+def sources(settings: dict[str, str]) -> list[tuple[str, int]]:
+    """Host and port of each server that is named; libpq tries them in turn."""
+    hosts = (settings.get("hostaddr") or settings.get("host") or "/").split(",")
+    ports = settings.get("port", "5432").split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1
+    return [(host or "/", int(port or 5432)) for host, port in zip(hosts, ports)]
+
+
+def rules(addresses: list[tuple[str, int]], user: str) -> str:
+    """An nft script: what this user's processes send there is refused at once, as if nobody listened."""
+    lines = [
+        f'ip{"6" * (":" in address)} daddr {address} tcp dport {port} meta skuid "{user}" reject with tcp reset'
+        for address, port in addresses
+    ]
+    inside = "\n".join(lines)
+    return f"table {TABLE} {{\nchain output {{\ntype filter hook output priority 0;\n{inside}\n}}\n}}\n"
+
+
+# On the primary, whose restore points need no table, and leave nothing behind but a few bytes of WAL.
+MARK = """
+SELECT pg_create_restore_point(:'name') - '0/0';
+SELECT pg_switch_wal() \\g /dev/null
+"""
+# The replication role may ask for a setting, over the connection that it streams with. Its password is in no argument.
+ASK_PRIMARY = """
+SELECT setting || ' replication=true' AS primary FROM pg_settings WHERE name = 'primary_conninfo' \\gset
+\\c -reuse-previous=off :primary
+SHOW synchronous_standby_names;
+"""
+ARM = f"""
+nft=$(command -v nft) || {{ echo "nft, which cuts the connection, is not installed" >&2; exit 1; }}
+systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s "$nft" delete table {TABLE}
+"""
+MEND = f"""
+nft delete table {TABLE} 2>/dev/null
+systemctl stop {UNIT}.timer {UNIT}.service 2>/dev/null
+systemctl reset-failed {UNIT}.service 2>/dev/null
+if nft list table {TABLE} >/dev/null 2>&1; then exit 1; fi
+"""
+RESOLVE = """for name in "$@"; do getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed "s/$/ $name/"; done"""
+
+
+class Drill:
+    """One rehearsal on one cluster. `tell` is called with each step, for people."""
+
+    def __init__(self, cluster: Cluster, primary: Optional[Host], limit: int, tell: Callable[[str], None]) -> None:
+        """limit: seconds after which the cut is undone, whatever happens."""
+        self.cluster = cluster
+        self.primary = primary
+        self.limit = limit
+        self.tell = tell
+        self.samples: list[Sample] = []
+        self.phases: list[Phase] = []
+        self.segments: list[str] = []
+        self._archived: Optional[int] = None
+        self._peeked = -PEEK_STEP
+        self._began = time.monotonic()
+
+    # Before anything is touched.
+
+    def refusals(self, peers: int) -> list[str]:
+        """Why it must not be made. peers: standbys of the same primary in the inventory. Raises Trouble."""
+        first = standing.look(self.cluster)
+        settings = self._settings()
+        name = settings.get("application_name") or settings.get("fallback_application_name") or "walreceiver"
+        return list(refusals(first, peers, self._synchronous(), name, sources(settings)))
+
+    def _settings(self) -> dict[str, str]:
+        return conninfo(standing.psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
+
+    def _synchronous(self) -> str:
+        if self.primary is not None:
+            return self._ask_primary("SHOW synchronous_standby_names")
+        return standing.psql(self.cluster, ASK_PRIMARY).strip()
+
+    def _ask_primary(self, query: str, **variables: str) -> str:
+        assert self.primary is not None
+        words = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
+        command = (
+            "sh",
+            "-c",
+            'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -d postgres "$@"',
+            "sh",
+            query,
+            *words,
+        )
+        return self.primary.run(*command, user="postgres").strip()
+
+    # The rehearsal.
+
+    def run(self) -> Evidence:
+        """Raises Trouble, after the cut was undone."""
+        first = standing.look(self.cluster)
+        wall, self._began = time.time(), time.monotonic()
+        self.sample()
+        with self._cut():
+            with self._phase("streaming is interrupted"):
+                self._watch(lambda sample: not sample.is_streaming, "the end of streaming")
+            with self._phase("the primary writes on"):
+                marker, goal = self._mark(first)
+            with self._phase("the standby restores from Barman"):
+                self._watch(lambda sample: sample.replayed >= goal, f"the replay of {marker}")
+            if self._has_streamed(goal):
+                raise Trouble(f"{self.cluster.name} has streamed in between: nothing is proved")
+        with self._phase("streaming is given back"):
+            self._watch(lambda sample: sample.is_streaming, "streaming")
+        standby = self.cluster.standby
+        return Evidence(
+            standby=self.cluster.name,
+            server=standby.barman_server,
+            barman_host=standby.barman_host,
+            version=first.server["version"],
+            restore_command=standby.restore_command,
+            began=wall,
+            marker=marker,
+            goal=goal,
+            segments=self.segments,
+            phases=self.phases,
+            samples=self.samples,
+        )
+
+    def _has_streamed(self, goal: int) -> bool:
+        """What was replayed had been received over the connection that should have been cut."""
+        received = standing.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'")
+        cut = self.phases[0].end
+        return int(received or 0) >= goal or any(sample.is_streaming for sample in self.samples if sample.moment > cut)
+
+    @contextmanager
+    def _phase(self, title: str) -> Iterator[None]:
+        self.tell(title)
+        begin = self._now()
+        yield
+        self.phases.append(Phase(title, begin, self._now()))
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def _cut(self) -> Iterator[None]:
+        host, user = self.cluster.host, self.cluster.standby.postgres_user
+        servers = sources(self._settings())
+        resolved = host.run("sh", "-c", RESOLVE, "sh", *sorted({name for name, _ in servers})).splitlines()
+        known = [line.split(" ", 1) for line in resolved]
+        addresses = [(address, port) for address, name in known for other, port in servers if name == other]
+        if not addresses:
+            raise Trouble(f"{self.cluster.name}: no address is known of {servers}")
+        # Another drill's timer has the same name: then this one has nothing to undo.
+        host.run("sh", "-c", ARM, "sh", str(self.limit))
+        try:
+            host.run("sh", "-c", 'printf %s "$1" | nft -f -', "sh", rules(addresses, user))
+            standing.psql(self.cluster, "SELECT pg_terminate_backend(pid) FROM pg_stat_wal_receiver")
+            yield
+        finally:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Trouble is told, not raised: another may be on its way already."""
+        for attempt in range(3):
+            try:
+                self.cluster.host.run("sh", "-c", MEND)
+                return
+            except Trouble as trouble:
+                self.cluster.host.close()
+                self.tell(f"cannot give streaming back, attempt {attempt + 1}: {trouble}")
+        self.tell(f"{self.cluster.name} undoes it by itself, {self.limit} seconds after the cut at the latest")
+
+    def _mark(self, first: Look) -> tuple[str, int]:
+        """What has to be replayed, in words and as a position in bytes."""
+        if self.primary is not None:
+            name = f"walbasin drill {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            return f"the restore point '{name}'", int(self._ask_primary(MARK, name=name).splitlines()[0])
+        size = int(first.server["segment_size"])
+        sent = int(first.server["sent"])
+        return "the segment that was being written", (sent // size + 1) * size
+
+    def _watch(self, is_over: Callable[[Sample], bool], what: str) -> None:
+        while not is_over(self.sample()):
+            if self._now() > self.limit:
+                raise Trouble(f"{self.cluster.name}: {what} has not come within {self.limit} seconds")
+            time.sleep(STEP)
+
+    def sample(self) -> Sample:
+        """Raises Trouble."""
+        now = standing.look(self.cluster)
+        last = now.status["record"]["last_segment"]
+        if self.samples and now.status["record"]["restored"] > self.samples[0].restored and last not in self.segments:
+            self.segments.append(last)
+        primary = None
+        if self.primary is not None:
+            primary = int(self._ask_primary("SELECT pg_current_wal_lsn() - '0/0'"))
+        if self._now() - self._peeked >= PEEK_STEP:
+            self._archived, self._peeked = self._peek(now), self._now()
+        streaming = now.server["receiver"] == "streaming"
+        restored = int(now.status["record"]["restored"])
+        self.samples.append(
+            Sample(self._now(), streaming, int(now.server["replayed"]), primary, self._archived, restored)
+        )
+        return self.samples[-1]
+
+    def _peek(self, now: Look) -> Optional[int]:
+        """The end of Barman's archive, asked for with the standby's own key."""
+        standby, size = self.cluster.standby, int(now.server["segment_size"])
+        here = segment_at(int(now.server["replayed"]), int(now.server["timeline"]), size)
+        asking = f"barman get-wal --peek {MOST_PEEKED} {shlex.quote(standby.barman_server)} {here}"
+        config = re.search(r"--ssh-config (\S+)", standby.restore_command)
+        words = ["ssh", *(["-F", config.group(1)] if config else []), "-T", standby.barman_host, asking]
+        try:
+            names = self.cluster.host.run(*words, user=standby.postgres_user).split()
+        except Trouble:
+            return self._archived
+        return standing.end_of(names[-1], size) if names else self._archived
+
+
+def segment_at(position: int, timeline: int, size: int) -> str:
+    """The name of the segment with a position (bytes) in it."""
+    number = position // size
+    per_log = (1 << 32) // size
+    return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
+
+
+def as_json(evidence: Evidence) -> str:
+    """One object."""
+    parts: dict[str, Any] = evidence._asdict()
+    parts["phases"] = [phase._asdict() for phase in evidence.phases]
+    parts["samples"] = [sample._asdict() for sample in evidence.samples]
+    return json.dumps(parts, indent=1)

@@ -1,0 +1,51 @@
+"""What the logs say of recovery, on both sides."""
+
+from collections.abc import Iterator
+
+from .hosts import Cluster, Fleet, Trouble
+
+# PostgreSQL's own lines about where its WAL comes from, and ours.
+MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
+# Where the server's log goes: a file of its collector, or wherever its stderr does.
+SCRIPT = """
+cd "$1" || exit
+if [ -s current_logfiles ]; then
+    file=$(sed -n 's/^stderr //p' current_logfiles)
+else
+    read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2")
+fi
+case $file in
+    socket:* | pipe:* | /dev/*) journalctl -q --no-pager -o cat _COMM=postgres ;;
+    *) cat "$file" ;;
+esac | grep -aE "$2" | tail -n "$3"
+"""
+
+
+def of(fleet: Fleet, lines: int) -> Iterator[tuple[str, str]]:
+    """A title and the last lines, for each cluster and its Barman host. Raises Trouble when a standby is silent."""
+    for cluster in fleet.clusters():
+        words = ("sh", "-c", SCRIPT, "sh", cluster.standby.data_directory, MATTERS, str(lines))
+        yield f"{cluster.name}: PostgreSQL", cluster.host.run(*words).rstrip()
+        yield (
+            f"{cluster.name}: the hourly test",
+            _journal(cluster, f"walbasin-test-{cluster.standby.barman_server}", lines),
+        )
+        yield f"{cluster.standby.barman_host}: the gate", _gate(fleet, cluster, lines)
+
+
+def _journal(cluster: Cluster, unit: str, lines: int) -> str:
+    words = ("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), "-u", unit)
+    return cluster.host.run(*words).rstrip()
+
+
+def _gate(fleet: Fleet, cluster: Cluster, lines: int) -> str:
+    """The Barman host may be another team's: then why it says nothing is all there is."""
+    try:
+        host = fleet.barman(cluster)
+        try:
+            words = ("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), "-t", "barman-wal-gate")
+            return host.run(*words).rstrip()
+        finally:
+            host.close()
+    except Trouble as trouble:
+        return str(trouble)

@@ -1,0 +1,182 @@
+"""How a standby stands: two looks at it, a moment apart, make one row."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
+
+from .hosts import Cluster, Fleet, Standby, Trouble, clusters
+
+QUESTION = """
+SELECT json_build_object(
+  'version', current_setting('server_version'),
+  'is_recovering', pg_is_in_recovery(),
+  'replayed', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0' END,
+  'replayed_at', extract(epoch FROM pg_last_xact_replay_timestamp()),
+  'now', extract(epoch FROM clock_timestamp()),
+  'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+  'receiver', (SELECT status FROM pg_stat_wal_receiver),
+  'sent', (SELECT latest_end_lsn - '0/0' FROM pg_stat_wal_receiver),
+  'restore_command', current_setting('restore_command', true),
+  'segment_size', (SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
+                   FROM pg_settings WHERE name = 'wal_segment_size'))
+"""
+# In the data directory, with the server's port and the folder of its socket.
+HERE = """
+cd "$1" || exit
+{ read -r _; read -r _; read -r _; read -r port; read -r socket; } 2>/dev/null <postmaster.pid || {
+    echo "PostgreSQL does not run in $1" >&2
+    exit 1
+}
+"""
+PSQL = 'psql -XAtqw -v ON_ERROR_STOP=1 -h "$socket" -p "$port" -d postgres'
+LOOK = f"""{HERE}
+{PSQL} -c "$2" | tr -d '\\n' || exit
+echo
+eval "$3"
+"""
+STREAMING, RESTORING, PRIMARY, DOWN = "streaming", "restoring", "primary", "down"
+# PostgreSQL waits for WAL more than half of the time.
+WAITING = 0.5
+# Seconds. A timer tests every hour.
+STALE = 3 * 3600
+
+
+class Look(NamedTuple):
+    """What PostgreSQL and barman-wal-restore --status said at a moment (seconds, of a clock that only grows)."""
+
+    moment: float
+    server: dict[str, Any]
+    status: dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One standby. Rates are bytes a second, lags bytes and seconds, times seconds. None: not known, or none."""
+
+    standby: str
+    server: str
+    role: str
+    lag_bytes: Optional[int] = None
+    lag_seconds: Optional[float] = None
+    last_restored: str = ""
+    basin: int = 0
+    fetch_rate: Optional[float] = None
+    replay_rate: Optional[float] = None
+    bottleneck: str = ""
+    eta: Optional[float] = None
+    test_age: Optional[float] = None
+    problems: tuple[str, ...] = ()
+
+
+Looks = dict[str, tuple[Cluster, Look]]
+
+
+def look(cluster: Cluster) -> Look:
+    """Raises Trouble."""
+    standby = cluster.standby
+    words = asking(standby.restore_command, "--status --json")
+    command = ("sh", "-c", LOOK, "sh", standby.data_directory, QUESTION, words)
+    said = cluster.host.run(*command, user=standby.postgres_user)
+    try:
+        server, status = said.splitlines()[-2:]
+        return Look(time.monotonic(), json.loads(server), json.loads(status))
+    except ValueError as error:
+        raise Trouble(f"{cluster.name}: neither PostgreSQL nor barman-wal-restore answers: {said[:200]}") from error
+
+
+def psql(cluster: Cluster, script: str) -> str:
+    """What the standby's server says to a script of psql's. Raises Trouble."""
+    command = ("sh", "-c", f"{HERE}\nprintf '%s\\n' \"$2\" | {PSQL}", "sh", cluster.standby.data_directory, script)
+    return cluster.host.run(*command, user=cluster.standby.postgres_user).strip()
+
+
+def rows(fleet: Fleet, before: Looks, interval: float) -> list[Row]:
+    """A row for each standby, those that do not answer included, from its looks (which are renewed) and one more.
+
+    interval: seconds in between.
+    """
+    time.sleep(interval)
+    found = []
+    for host in fleet.standbys:
+        try:
+            for cluster in clusters(host):
+                now = look(cluster)
+                _, last = before.get(cluster.name, (cluster, now))
+                found.append(row(cluster.name, cluster.standby, last, now))
+                before[cluster.name] = cluster, now
+        except Trouble as trouble:
+            found.append(Row(host.name, "", DOWN, problems=(str(trouble).removeprefix(f"{host.name}: "),)))
+    return found
+
+
+def looks(fleet: Fleet) -> Looks:
+    """The first, of those that answer."""
+    found: Looks = {}
+    rows(fleet, found, 0)
+    return found
+
+
+def asking(restore_command: str, option: str) -> str:
+    """A restore_command that is called for no file: with -t, or with --status."""
+    return re.sub(r"^(\S+) (.*) %f %p$", rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
+
+
+def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
+    """From two looks, the second some seconds after the first. `name`: of the host."""
+    server, status = after.server, after.status
+    if not server["is_recovering"]:
+        return Row(name, standby.barman_server, PRIMARY, problems=("it is no standby (any more)",))
+    seconds = max(after.moment - before.moment, 0.001)
+    record, was = status["record"], before.status["record"]
+    size = server["segment_size"]
+    role = STREAMING if server["receiver"] == "streaming" else RESTORING
+    lag = _lag(server, status, size)
+    replay_rate = (server["replayed"] - before.server["replayed"]) / seconds
+    fetched = record["bytes"] - was["bytes"] + (len(status["basin"]) - len(before.status["basin"])) * size
+    is_moving = role == RESTORING and replay_rate > 0
+    return Row(
+        name,
+        standby.barman_server,
+        role,
+        lag,
+        None if lag == 0 or server["replayed_at"] is None else max(0.0, server["now"] - server["replayed_at"]),
+        record["last_segment"],
+        len(status["basin"]),
+        max(0.0, fetched / seconds) if role == RESTORING else None,
+        replay_rate if role == RESTORING else None,
+        "" if not is_moving else "fetch" if (record["waited"] - was["waited"]) / seconds > WAITING else "replay",
+        lag / replay_rate if is_moving and lag is not None else None,
+        server["now"] - status["test"]["time"] if status["test"]["time"] else None,
+        tuple(_problems(standby, server, status)),
+    )
+
+
+def _lag(server: dict[str, Any], status: dict[str, Any], size: int) -> Optional[int]:
+    """To what the primary has sent, or to the end of what lies in the basin."""
+    if server["receiver"] == "streaming" and server["sent"] is not None:
+        return max(0, int(server["sent"]) - int(server["replayed"]))
+    if status["basin"]:
+        return max(0, end_of(status["basin"][-1], size) - int(server["replayed"]))
+    return None
+
+
+def end_of(segment: str, size: int) -> int:
+    """The position behind a segment, in bytes."""
+    log, number = int(segment[8:16], 16), int(segment[16:24], 16)
+    return (log << 32) + (number + 1) * size
+
+
+def _problems(standby: Standby, server: dict[str, Any], status: dict[str, Any]) -> Iterator[str]:
+    # Up to PostgreSQL 11 it is no setting, and cannot be asked for.
+    if server["restore_command"] not in (None, standby.restore_command):
+        yield f"in effect is restore_command = '{server['restore_command']}'"
+    test = status["test"]
+    if not test["time"]:
+        yield "the way to Barman was never tested"
+    elif test["error"]:
+        yield f"the last test failed: {test['error']}"
+    elif server["now"] - test["time"] > STALE:
+        yield "the way to Barman was not tested for hours"
+    if not status["basin"] and status["room"] < 1:
+        yield "the spool has no room"

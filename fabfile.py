@@ -1,0 +1,146 @@
+# mypy: disable-error-code="untyped-decorator"
+# ruff: noqa: PLR0917 a task's parameters are its options
+"""The console for the people who run it: fab status, watch, drill, logs and purge. fab --list says more."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fabric import task  # type: ignore[import-untyped]
+from invoke.context import Context
+from rich.console import Console
+from rich.live import Live
+
+from console import basin, log, standing, table
+from console import drill as drills
+from console import report as reports
+from console.hosts import Fleet, Trouble
+from console.standing import Row
+
+INTERVAL = 2.0
+HELP = {
+    "inventory": "Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
+    "known-hosts": "a file of host keys (default: ~/.ssh/known_hosts)",
+    "standby": "one host of the group standbys (default: all)",
+}
+
+
+@contextmanager
+def _fleet(context: Context, inventory: Sequence[str] | None, known_hosts: str, standby: str) -> Iterator[Fleet]:
+    """Ends the process with one line when something cannot be asked."""
+    identity = context.config.connect_kwargs.get("key_filename") or []
+    try:
+        with Fleet(
+            inventory or [], known_hosts, [identity] if isinstance(identity, str) else identity, standby
+        ) as fleet:
+            yield fleet
+    except Trouble as trouble:
+        print(f"fab: {trouble}", file=sys.stderr)
+        sys.exit(2)
+
+
+@task(iterable=["inventory"], help={**HELP, "json": "one JSON object a standby, a line each"})
+def status(
+    c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", json: bool = False
+) -> None:
+    """Say how each standby stands, and whether it could survive. Ends with 1 when one could not."""
+    with _fleet(c, inventory, known_hosts, standby) as fleet:
+        rows = standing.rows(fleet, standing.looks(fleet), INTERVAL)
+    if json:
+        print(*map(_object, rows), sep="\n")
+    else:
+        Console().print(table.table(rows))
+    sys.exit(any(row.problems for row in rows))
+
+
+def _object(row: Row) -> str:
+    return json.dumps(row._asdict())
+
+
+@task(iterable=["inventory"], help={**HELP, "seconds": "for how long (default: until Ctrl-C)"})
+def watch(
+    c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", seconds: float = 0
+) -> None:
+    """The same, live, with a bar for those that catch up."""
+    with _fleet(c, inventory, known_hosts, standby) as fleet, suppress(KeyboardInterrupt):
+        looks = standing.looks(fleet)
+        starts: dict[str, int] = {}
+        with Live(console=Console(), auto_refresh=False) as live:
+            left = seconds or float("inf")
+            while left > 0:
+                rows = standing.rows(fleet, looks, INTERVAL)
+                table.note_starts(starts, rows)
+                live.update(table.table(rows, starts), refresh=True)
+                left -= INTERVAL
+
+
+@task(
+    iterable=["inventory"],
+    help={
+        **HELP,
+        "standby": "the standby to rehearse with",
+        "primary": "the primary's name in the inventory, to write a marker there (default: the archive has to move on)",
+        "limit": "seconds after which streaming is given back, whatever happens (default: 300)",
+        "report": "where the report goes, as a page (default: drill.html)",
+        "although-alone": "also when it is the only standby in the inventory",
+        "yes": "do not ask",
+    },
+)
+def drill(
+    c: Context,
+    standby: str,
+    inventory: Sequence[str] | None = None,
+    known_hosts: str = "",
+    primary: str = "",
+    limit: int = 300,
+    report: str = "drill.html",
+    although_alone: bool = False,
+    yes: bool = False,
+) -> None:
+    """Rehearse an outage with one standby: interrupt its streaming, see it restore from Barman, give streaming back."""
+    with _fleet(c, inventory, known_hosts, standby) as fleet:
+        (cluster,) = fleet.clusters()
+        rehearsal = drills.Drill(cluster, fleet.host(primary) if primary else None, limit, _tell)
+        reasons = rehearsal.refusals(2 if although_alone else fleet.peers(cluster))
+        if reasons:
+            raise Trouble(f"no drill with {cluster.name}: {'; '.join(reasons)}")
+        if not yes and not _agrees(f"Interrupt streaming to {cluster.name}, for {limit} seconds at most?"):
+            sys.exit(1)
+        evidence = rehearsal.run()
+    Path(report).write_text(reports.html(evidence))
+    for phase in evidence.phases:
+        print(f"{phase.end - phase.begin:7.1f} s  {phase.title}")
+    print(f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}.")
+
+
+def _tell(text: str) -> None:
+    print(f"... {text}", flush=True)
+
+
+def _agrees(question: str) -> bool:
+    return input(f"{question} [y/N] ").strip().lower() == "y"
+
+
+@task(iterable=["inventory"], help={**HELP, "lines": "how many of each log (default: 20)"})
+def logs(
+    c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", lines: int = 20
+) -> None:
+    """The lines that matter: what the standbys' PostgreSQL and Barman's gate say of recovery."""
+    with _fleet(c, inventory, known_hosts, standby) as fleet:
+        for title, text in log.of(fleet, lines):
+            print(f"== {title}", text or "(nothing)", sep="\n")
+
+
+@task(iterable=["inventory"], help={**HELP, "yes": "do not ask"})
+def purge(
+    c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", yes: bool = False
+) -> None:
+    """Empty the basins. What PostgreSQL asks for is fetched anew; nothing else is touched."""
+    with _fleet(c, inventory, known_hosts, standby) as fleet:
+        names = ", ".join(cluster.name for cluster in fleet.clusters())
+        if not yes and not _agrees(f"Empty the basin of {names}?"):
+            sys.exit(1)
+        for cluster in fleet.clusters():
+            print(f"{cluster.name}: {basin.purge(cluster)} segments removed")
