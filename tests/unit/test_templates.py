@@ -154,3 +154,29 @@ def test_ssh_config_trusts_nothing_but_what_is_pinned() -> None:
         "UserKnownHostsFile /etc/walbasin/angus/known_hosts",
         "GlobalKnownHostsFile /dev/null",
     } <= {line.strip() for line in text.splitlines()}
+
+
+ABOUT = COMMAND.replace("%f %p", "test pg_wal/test")
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, ABOUT.replace(" --ssh", " -t --ssh", 1)),
+        ({"standby_spool_dir": "/wal/100% $HOME"}, "--spool-dir '/wal/100%% $$HOME' "),  # systemd.service(5)
+    ],
+)
+def test_the_hourly_test_is_restore_commands_own_way_to_barman(variables: Dict[str, Any], line: str) -> None:
+    lines = render("test.service.j2", __standby_option="-t", **cluster(), **variables).splitlines()
+    assert any(each.startswith("ExecStart=") and line in each for each in lines)
+    assert "User=postgres" in lines
+    assert "WorkingDirectory=/var/lib/postgresql/15/main" in lines
+
+
+def test_the_exporter_reads_a_file_that_is_whole() -> None:
+    option, folder = "--status --prometheus", "/srv/prom"
+    lines = render("metrics.service.j2", __standby_option=option, **cluster(), standby_metrics_dir=folder).splitlines()
+    written = "/srv/prom/walbasin_angus.prom.new"
+    assert f"StandardOutput=file:{written}" in lines
+    assert "ExecStart=" + ABOUT.replace(" --ssh", f" {option} --ssh", 1) in lines
+    assert f"ExecStartPost=+/bin/mv -f {written} /srv/prom/walbasin_angus.prom" in lines
