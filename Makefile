@@ -85,8 +85,8 @@ versions: .cache/postgresql/.ready
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
-test-all: packages versions ## all that make test does, faults, the lab with Debian 11 and 13, every size of segments with every PostgreSQL
-	@$(MAKE) molecule SCENARIO=faults
+test-all: packages versions ## all that make test does, faults, day two, the lab with Debian 11 and 13, every size of segments with every PostgreSQL
+	@$(MAKE) molecule SCENARIO="faults day_two"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)
