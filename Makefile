@@ -8,7 +8,7 @@ SCENARIO ?= default recovery_conf
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
-PACKAGES := postgresql openssh-server gnupg zstd lz4
+PACKAGES := postgresql openssh-server gnupg zstd lz4 chromium
 
 # Tests wait more than they compute.
 SIDE_BY_SIDE := --numprocesses 3
@@ -68,7 +68,7 @@ bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman'
 	@touch $@
 
 packages:
-	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4,chromium} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 	    echo "installing $(PACKAGES)"; \
 	    $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; }
