@@ -101,7 +101,7 @@ def drill(
 ) -> None:
     """Rehearse an outage with one standby: interrupt its streaming, see it restore from Barman, give streaming back."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
-        (cluster,) = fleet.clusters()
+        cluster = fleet.cluster()
         rehearsal = drills.Drill(cluster, fleet.host(primary) if primary else None, limit, _tell)
         reasons = rehearsal.refusals(2 if although_alone else fleet.peers(cluster))
         if reasons:

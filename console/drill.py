@@ -180,7 +180,7 @@ class Drill:
         command = (
             "sh",
             "-c",
-            'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -d postgres "$@"',
+            'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -v ON_ERROR_STOP=1 -d postgres "$@"',
             "sh",
             query,
             *words,

@@ -152,6 +152,13 @@ class Fleet:
         """Raises Trouble."""
         return [cluster for host in self.standbys for cluster in clusters(host)]
 
+    def cluster(self) -> Cluster:
+        """The only one. Raises Trouble."""
+        found = self.clusters()
+        if len(found) != 1:
+            raise Trouble(f"one cluster is needed, and there are {', '.join(cluster.name for cluster in found)}")
+        return found[0]
+
     def barman(self, cluster: Cluster) -> Host:
         """The Barman host of a cluster. Raises Trouble."""
         return self.host(cluster.standby.barman_host)
