@@ -139,8 +139,9 @@ def purge(
 ) -> None:
     """Empty the basins. What PostgreSQL asks for is fetched anew; nothing else is touched."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
-        names = ", ".join(cluster.name for cluster in fleet.clusters())
+        clusters = fleet.clusters()
+        names = ", ".join(cluster.name for cluster in clusters)
         if not yes and not _agrees(f"Empty the basin of {names}?"):
             sys.exit(1)
-        for cluster in fleet.clusters():
+        for cluster in clusters:
             print(f"{cluster.name}: {basin.purge(cluster)} segments removed")

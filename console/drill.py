@@ -4,13 +4,12 @@ What undoes the cut is armed on the standby before anything is cut: a timer of s
 undoes it as well, since the cut is a rule in the kernel.
 """
 
-import json
 import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from . import standing
 from .hosts import Cluster, Host, Trouble
@@ -23,10 +22,6 @@ MOST_LAG = 64 << 20
 STEP = 1.0
 PEEK_STEP = 3.0
 MOST_PEEKED = 1024
-
-
-class Refused(Exception):
-    """The drill must not be made; the text says why."""
 
 
 class Sample(NamedTuple):
@@ -172,7 +167,7 @@ class Drill:
     def _synchronous(self) -> str:
         if self.primary is not None:
             return self._ask_primary("SHOW synchronous_standby_names")
-        return standing.psql(self.cluster, ASK_PRIMARY).strip()
+        return standing.psql(self.cluster, ASK_PRIMARY)
 
     def _ask_primary(self, query: str, **variables: str) -> str:
         assert self.primary is not None
@@ -317,11 +312,3 @@ def segment_at(position: int, timeline: int, size: int) -> str:
     number = position // size
     per_log = (1 << 32) // size
     return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
-
-
-def as_json(evidence: Evidence) -> str:
-    """One object."""
-    parts: dict[str, Any] = evidence._asdict()
-    parts["phases"] = [phase._asdict() for phase in evidence.phases]
-    parts["samples"] = [sample._asdict() for sample in evidence.samples]
-    return json.dumps(parts, indent=1)
