@@ -5,7 +5,6 @@ undoes it as well, since the cut is a rule in the kernel.
 """
 
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ TABLE = "inet walbasin_drill"
 # A standby that is further behind has other worries. Bytes.
 MOST_LAG = 64 << 20
 STEP = 1.0
-PEEK_STEP = 3.0
-MOST_PEEKED = 1024
 
 
 class Sample(NamedTuple):
@@ -148,8 +145,7 @@ class Drill:
         self.samples: list[Sample] = []
         self.phases: list[Phase] = []
         self.segments: list[str] = []
-        self._archived: Optional[int] = None
-        self._peeked = -PEEK_STEP
+        self._last: Optional[Look] = None
         self._began = time.monotonic()
 
     # Before anything is touched.
@@ -159,14 +155,17 @@ class Drill:
         first = standing.look(self.cluster)
         settings = self._settings()
         name = settings.get("application_name") or settings.get("fallback_application_name") or "walreceiver"
-        return list(refusals(first, peers, self._synchronous(), name, sources(settings)))
+        return list(refusals(first, peers, self._synchronous(first), name, sources(settings)))
 
     def _settings(self) -> dict[str, str]:
         return conninfo(standing.psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
 
-    def _synchronous(self) -> str:
+    def _synchronous(self, first: Look) -> str:
         if self.primary is not None:
             return self._ask_primary("SHOW synchronous_standby_names")
+        # Up to PostgreSQL 11 neither restore_command nor primary_conninfo is a setting.
+        if first.server["restore_command"] is None:
+            raise Trouble(f"{self.cluster.name} does not tell how it reaches its primary: name that with --primary")
         return standing.psql(self.cluster, ASK_PRIMARY)
 
     def _ask_primary(self, query: str, **variables: str) -> str:
@@ -277,38 +276,16 @@ class Drill:
 
     def sample(self) -> Sample:
         """Raises Trouble."""
-        now = standing.look(self.cluster)
+        now = self._last = standing.look(self.cluster, self._last)
         last = now.status["record"]["last_segment"]
         if self.samples and now.status["record"]["restored"] > self.samples[0].restored and last not in self.segments:
             self.segments.append(last)
         primary = None
         if self.primary is not None:
             primary = int(self._ask_primary("SELECT pg_current_wal_lsn() - '0/0'"))
-        if self._now() - self._peeked >= PEEK_STEP:
-            self._archived, self._peeked = self._peek(now), self._now()
         streaming = now.server["receiver"] == "streaming"
         restored = int(now.status["record"]["restored"])
         self.samples.append(
-            Sample(self._now(), streaming, int(now.server["replayed"]), primary, self._archived, restored)
+            Sample(self._now(), streaming, int(now.server["replayed"]), primary, now.archive.end, restored)
         )
         return self.samples[-1]
-
-    def _peek(self, now: Look) -> Optional[int]:
-        """The end of Barman's archive, asked for with the standby's own key."""
-        standby, size = self.cluster.standby, int(now.server["segment_size"])
-        here = segment_at(int(now.server["replayed"]), int(now.server["timeline"]), size)
-        asking = f"barman get-wal --peek {MOST_PEEKED} {shlex.quote(standby.barman_server)} {here}"
-        config = re.search(r"--ssh-config (\S+)", standby.restore_command)
-        words = ["ssh", *(["-F", config.group(1)] if config else []), "-T", standby.barman_host, asking]
-        try:
-            names = self.cluster.host.run(*words, user=standby.postgres_user).split()
-        except Trouble:
-            return self._archived
-        return standing.end_of(names[-1], size) if names else self._archived
-
-
-def segment_at(position: int, timeline: int, size: int) -> str:
-    """The name of the segment with a position (bytes) in it."""
-    number = position // size
-    per_log = (1 << 32) // size
-    return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"

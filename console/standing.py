@@ -2,8 +2,9 @@
 
 import json
 import re
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional
 
 from .hosts import Cluster, Fleet, Standby, Trouble, clusters
@@ -41,6 +42,25 @@ STREAMING, RESTORING, PRIMARY, DOWN = "streaming", "restoring", "primary", "down
 WAITING = 0.5
 # Seconds. A timer tests every hour.
 STALE = 3 * 3600
+# Seconds between two questions to Barman, each of which costs both sides a handshake.
+PEEK_INTERVAL = 5.0
+# As many segments as Barman's gate tells at once, and how often it is asked for more of them.
+MOST_PEEKED = 1024
+MOST_PEEKS = 8
+
+
+class Archive(NamedTuple):
+    """What Barman said at a moment to the standby's own key. `end`: in bytes, of the last segment; None: not known.
+
+    Of an archive that goes on for more than MOST_PEEKS * MOST_PEEKED segments the end is found little by little.
+    """
+
+    moment: float
+    end: Optional[int]
+    trouble: str = ""
+
+
+NEVER = Archive(float("-inf"), None)
 
 
 class Look(NamedTuple):
@@ -49,6 +69,7 @@ class Look(NamedTuple):
     moment: float
     server: dict[str, Any]
     status: dict[str, Any]
+    archive: Archive = NEVER
 
 
 class Row(NamedTuple):
@@ -69,20 +90,54 @@ class Row(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
-Looks = dict[str, tuple[Cluster, Look]]
+Looks = dict[str, Look]
 
 
-def look(cluster: Cluster) -> Look:
-    """Raises Trouble."""
+def look(cluster: Cluster, before: Optional[Look] = None) -> Look:
+    """One more. Raises Trouble when the standby cannot be asked; when Barman cannot, the archive says so."""
     standby = cluster.standby
     words = asking(standby.restore_command, "--status --json")
     command = ("sh", "-c", LOOK, "sh", standby.data_directory, QUESTION, words)
     said = cluster.host.run(*command, user=standby.postgres_user)
     try:
         server, status = said.splitlines()[-2:]
-        return Look(time.monotonic(), json.loads(server), json.loads(status))
+        now = Look(time.monotonic(), json.loads(server), json.loads(status), before.archive if before else NEVER)
     except ValueError as error:
         raise Trouble(f"{cluster.name}: neither PostgreSQL nor barman-wal-restore answers: {said[:200]}") from error
+    if now.server["is_recovering"] and now.moment - now.archive.moment >= PEEK_INTERVAL:
+        return now._replace(archive=_archive(cluster, now))
+    return now
+
+
+def _archive(cluster: Cluster, now: Look) -> Archive:
+    size, replayed, known = int(now.server["segment_size"]), int(now.server["replayed"]), now.archive.end
+    # A checkpoint of the standby's names its timeline late.
+    timeline = max(int(now.server["timeline"]), int(now.status["record"]["last_segment"][:8] or "0", 16))
+    try:
+        end = archive_end(max(known or 0, replayed), timeline, size, lambda segment: _peek(cluster, segment))
+        return Archive(now.moment, end)
+    except Trouble as trouble:
+        return Archive(now.moment, known, str(trouble).removeprefix(f"{cluster.host.name}: "))
+
+
+def archive_end(start: int, timeline: int, size: int, peek: Callable[[str], list[str]]) -> int:
+    """Where an archive that goes on from a position ends, in bytes. peek: tells the next segments, from one on."""
+    end = start
+    for _ in range(MOST_PEEKS):
+        names = peek(segment_at(end, timeline, size))
+        end = end_of(names[-1], size) if names else end
+        if len(names) < MOST_PEEKED:
+            break
+    return end
+
+
+def _peek(cluster: Cluster, segment: str) -> list[str]:
+    """The segments that Barman has, from this one on. Raises Trouble."""
+    standby = cluster.standby
+    asking_for = f"barman get-wal --peek {MOST_PEEKED} {shlex.quote(standby.barman_server)} {segment}"
+    config = re.search(r"--ssh-config (\S+)", standby.restore_command)
+    words = ["ssh", *(["-F", config.group(1)] if config else []), "-T", standby.barman_host, asking_for]
+    return cluster.host.run(*words, user=standby.postgres_user).split()
 
 
 def psql(cluster: Cluster, script: str) -> str:
@@ -101,10 +156,9 @@ def rows(fleet: Fleet, before: Looks, interval: float) -> list[Row]:
     for host in fleet.standbys:
         try:
             for cluster in clusters(host):
-                now = look(cluster)
-                _, last = before.get(cluster.name, (cluster, now))
-                found.append(row(cluster.name, cluster.standby, last, now))
-                before[cluster.name] = cluster, now
+                last = before.get(cluster.name)
+                now = before[cluster.name] = look(cluster, last)
+                found.append(row(cluster.name, cluster.standby, last or now, now))
         except Trouble as trouble:
             found.append(Row(host.name, "", DOWN, problems=(str(trouble).removeprefix(f"{host.name}: "),)))
     return found
@@ -131,7 +185,7 @@ def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
     record, was = status["record"], before.status["record"]
     size = server["segment_size"]
     role = STREAMING if server["receiver"] == "streaming" else RESTORING
-    lag = _lag(server, status, size)
+    lag = _lag(server, after.archive)
     replay_rate = (server["replayed"] - before.server["replayed"]) / seconds
     fetched = record["bytes"] - was["bytes"] + (len(status["basin"]) - len(before.status["basin"])) * size
     is_moving = role == RESTORING and replay_rate > 0
@@ -148,17 +202,14 @@ def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
         "" if not is_moving else "fetch" if (record["waited"] - was["waited"]) / seconds > WAITING else "replay",
         lag / replay_rate if is_moving and lag is not None else None,
         server["now"] - status["test"]["time"] if status["test"]["time"] else None,
-        tuple(_problems(standby, server, status)),
+        tuple(_problems(standby, after)),
     )
 
 
-def _lag(server: dict[str, Any], status: dict[str, Any], size: int) -> Optional[int]:
-    """To what the primary has sent, or to the end of what lies in the basin."""
-    if server["receiver"] == "streaming" and server["sent"] is not None:
-        return max(0, int(server["sent"]) - int(server["replayed"]))
-    if status["basin"]:
-        return max(0, end_of(status["basin"][-1], size) - int(server["replayed"]))
-    return None
+def _lag(server: dict[str, Any], archive: Archive) -> Optional[int]:
+    """To what the primary has sent, or to the end of Barman's archive."""
+    end = server["sent"] if server["receiver"] == "streaming" else archive.end
+    return None if end is None else max(0, int(end) - int(server["replayed"]))
 
 
 def end_of(segment: str, size: int) -> int:
@@ -167,10 +218,20 @@ def end_of(segment: str, size: int) -> int:
     return (log << 32) + (number + 1) * size
 
 
-def _problems(standby: Standby, server: dict[str, Any], status: dict[str, Any]) -> Iterator[str]:
+def segment_at(position: int, timeline: int, size: int) -> str:
+    """The name of the segment with a position (bytes) in it."""
+    number = position // size
+    per_log = (1 << 32) // size
+    return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
+
+
+def _problems(standby: Standby, now: Look) -> Iterator[str]:
+    server, status = now.server, now.status
     # Up to PostgreSQL 11 it is no setting, and cannot be asked for.
     if server["restore_command"] not in (None, standby.restore_command):
         yield f"in effect is restore_command = '{server['restore_command']}'"
+    if now.archive.trouble:
+        yield f"Barman does not answer it: {now.archive.trouble}"
     test = status["test"]
     if not test["time"]:
         yield "the way to Barman was never tested"

@@ -9,7 +9,7 @@ from rich.console import Console
 from console import drill, report, standing, table
 from console.drill import Evidence, Phase, Sample
 from console.hosts import Inventory, Standby, Trouble
-from console.standing import Look, Row
+from console.standing import Archive, Look, Row
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -18,7 +18,9 @@ CHRIS = Standby("barman", "angus", "/var/lib/postgresql/15/main", "postgres", "/
 NOW = 1_800_000_000.0
 
 
-def a_look(moment: float, server: dict[str, Any], record: dict[str, Any], **status: Any) -> Look:
+def a_look(
+    moment: float, server: dict[str, Any], record: dict[str, Any], archive: Archive = standing.NEVER, **status: Any
+) -> Look:
     return Look(
         moment,
         {
@@ -39,6 +41,7 @@ def a_look(moment: float, server: dict[str, Any], record: dict[str, Any], **stat
             "test": {"time": NOW - 600, "seconds": 0.5, "error": ""},
             **status,
         },
+        archive,
     )
 
 
@@ -65,13 +68,13 @@ def test_one_that_has_everything_is_not_behind_however_quiet_its_primary() -> No
 def test_one_that_restores(waited: float, bottleneck: str) -> None:
     basin = [f"0000000100000000000000{number:02X}" for number in (4, 5)]
     before = a_look(0, {"replayed": 1 * SIZE}, {"bytes": SIZE}, basin=basin[:1])
-    after = a_look(2, {"replayed": 3 * SIZE}, {"bytes": 3 * SIZE, "waited": waited}, basin=basin)
+    after = a_look(2, {"replayed": 3 * SIZE}, {"bytes": 3 * SIZE, "waited": waited}, Archive(2, 43 * SIZE), basin=basin)
     row = a_row(before, after)
     assert (row.role, row.basin, row.bottleneck) == (standing.RESTORING, 2, bottleneck)
     assert row.fetch_rate == 1.5 * SIZE, "two were handed over, and one more lies in the basin, in two seconds"
     assert row.replay_rate == SIZE
-    assert row.lag_bytes == 3 * SIZE, "from the third segment's end to the end of the last in the basin"
-    assert row.eta == 3
+    assert row.lag_bytes == 40 * SIZE, "to the end of the archive, not of the basin"
+    assert row.eta == 40
 
 
 def test_one_that_stands_still_has_no_eta() -> None:
@@ -92,6 +95,7 @@ def test_a_primary_is_a_problem() -> None:
         ({}, {"test": {"time": NOW, "seconds": 0, "error": "Permission denied"}}, "failed: Permission denied"),
         ({}, {"test": {"time": NOW - 4 * 3600, "seconds": 0, "error": ""}}, "not tested for hours"),
         ({}, {"room": 0}, "no room"),
+        ({}, {"archive": Archive(2, None, "Permission denied")}, "Barman does not answer it: Permission denied"),
     ],
 )
 def test_what_is_wrong_is_said(server: dict[str, Any], status: dict[str, Any], words: str) -> None:
@@ -120,6 +124,19 @@ def test_a_restore_command_is_called_for_no_file() -> None:
 )
 def test_where_a_segment_ends(segment: str, size: int, end: int) -> None:
     assert standing.end_of(segment, size) == end
+
+
+@pytest.mark.parametrize(
+    ("segments", "seen"), [(0, 0), (3, 3), (1024, 1024), (2000, 2000), (20000, standing.MOST_PEEKS * 1024)]
+)
+def test_an_archive_is_followed_to_its_end(segments: int, seen: int) -> None:
+    archive = [standing.segment_at((7 + number) * SIZE, 1, SIZE) for number in range(segments)]
+
+    def peek(segment: str) -> list[str]:
+        return [name for name in archive if name >= segment][: standing.MOST_PEEKED]
+
+    start = 7 * SIZE + 100
+    assert standing.archive_end(start, 1, SIZE, peek) == ((7 + seen) * SIZE if seen else start)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +273,7 @@ def test_only_the_servers_own_way_to_its_primary_is_cut() -> None:
 
 @pytest.mark.parametrize(("position", "size", "name"), [(0, SIZE, "0" * 8), ((1 << 32) + SIZE, SIZE, "00000001")])
 def test_the_segment_at_a_position(position: int, size: int, name: str) -> None:
-    segment = drill.segment_at(position, 2, size)
+    segment = standing.segment_at(position, 2, size)
     assert segment[:16] == f"00000002{name}"
     assert standing.end_of(segment, size) - size <= position < standing.end_of(segment, size)
 
