@@ -1,6 +1,6 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration soak bench packages versions molecule test test-all demo destroy dist readme
+.PHONY: help setup engine lint unit integration soak bench packages versions molecule test test-all demo screenshots destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -35,7 +35,7 @@ $(COLLECTION):
 
 lint: setup .cache/promtool ## all linters
 	@ruff format --check --quiet && ruff check --quiet
-	@mypy files/walbasin tests molecule/shared/callback_plugins console fabfile.py
+	@mypy files/walbasin tests molecule/shared/callback_plugins molecule/screenshots console fabfile.py
 	@yamllint --strict .
 	@ansible-lint --offline -q
 	@.cache/promtool check rules files/monitoring/alerts.yml >/dev/null
@@ -119,6 +119,9 @@ molecule: setup engine versions ## the lab's scenarios, or one: make molecule SC
 
 demo: setup engine ## the story of two outages; KEEP=1 keeps the lab
 	@KEEP=$(KEEP) molecule/shared/demo
+
+screenshots: packages ## draw the README's pictures of the console, in the lab
+	@$(MAKE) molecule SCENARIO=screenshots
 
 destroy: ## remove the lab that KEEP=1 left behind
 	@ansible-playbook --inventory molecule/shared/inventory molecule/shared/destroy.yml

@@ -23,7 +23,7 @@ INTERVAL = 2.0
 HELP = {
     "inventory": "Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
     "known-hosts": "a file of host keys (default: ~/.ssh/known_hosts)",
-    "standby": "one host of the group standbys (default: all)",
+    "standby": "one host of the group standbys, or HOST/SERVER, when several clusters live on it (default: all)",
 }
 
 
@@ -80,7 +80,7 @@ def watch(
     iterable=["inventory"],
     help={
         **HELP,
-        "standby": "the standby to rehearse with",
+        "standby": "the standby to rehearse with: HOST, or HOST/SERVER, when several clusters live on it",
         "primary": "the primary's name in the inventory, to write a marker there (default: the archive has to move on)",
         "limit": "seconds after which streaming is given back, whatever happens (default: 300)",
         "report": "where the report goes, as a page (default: drill.html)",

@@ -121,12 +121,13 @@ class Fleet:
     """The standbys of an inventory. Leaving the block ends all connections."""
 
     def __init__(self, inventory: Sequence[str], known_hosts: str, identity: list[str], only: str) -> None:
-        """`only`: the name of one host. Raises Trouble."""
+        """`only`: the name of one host, or of one of its clusters (HOST/SERVER). Raises Trouble."""
         self._inventory = Inventory(inventory)
         self._access = (known_hosts or None, identity)
-        names = [name for name in self._inventory.hosts("standbys") if only in ("", name)]
+        wanted, _, self._server = only.partition("/")
+        names = [name for name in self._inventory.hosts("standbys") if wanted in ("", name)]
         if not names:
-            raise Trouble(f"the inventory has no {only or 'host'} in the group standbys")
+            raise Trouble(f"the inventory has no {wanted or 'host'} in the group standbys")
         self.standbys = [self.host(name) for name in names]
 
     def host(self, name: str) -> Host:
@@ -150,13 +151,17 @@ class Fleet:
 
     def clusters(self) -> list[Cluster]:
         """Raises Trouble."""
-        return [cluster for host in self.standbys for cluster in clusters(host)]
+        return [cluster for host in self.standbys for cluster in self.clusters_on(host)]
+
+    def clusters_on(self, host: Host) -> list[Cluster]:
+        """Those of one host that were asked for. Raises Trouble."""
+        return clusters(host, host.run("sh", "-c", "cat /etc/walbasin/*/standby.json"), self._server)
 
     def cluster(self) -> Cluster:
         """The only one. Raises Trouble."""
         found = self.clusters()
         if len(found) != 1:
-            raise Trouble(f"one cluster is needed, and there are {', '.join(cluster.name for cluster in found)}")
+            raise Trouble(f"name one of {', '.join(cluster.name for cluster in found)} with --standby")
         return found[0]
 
     def barman(self, cluster: Cluster) -> Host:
@@ -164,12 +169,14 @@ class Fleet:
         return self.host(cluster.standby.barman_host)
 
 
-def clusters(host: Host) -> list[Cluster]:
-    """Raises Trouble."""
-    said = host.run("sh", "-c", "cat /etc/walbasin/*/standby.json")
+def clusters(host: Host, said: str, server: str) -> list[Cluster]:
+    """What the role has written down on a host, a line a cluster; `server`: only Barman's, if any. Raises Trouble."""
     try:
         found = [Standby(**json.loads(line)) for line in said.splitlines()]
     except (TypeError, ValueError) as error:
         raise Trouble(f"{host.name}: /etc/walbasin/*/standby.json cannot be read ({error}); deploy again") from error
     name = "{0}" if len(found) == 1 else "{0}/{1}"
-    return [Cluster(name.format(host.name, each.barman_server), host, each) for each in found]
+    wanted = [each for each in found if server in ("", each.barman_server)]
+    if not wanted:
+        raise Trouble(f"{host.name}: no cluster is {server}, only {', '.join(each.barman_server for each in found)}")
+    return [Cluster(name.format(host.name, each.barman_server), host, each) for each in wanted]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional
 
-from .hosts import Cluster, Fleet, Standby, Trouble, clusters
+from .hosts import Cluster, Fleet, Standby, Trouble
 
 QUESTION = """
 SELECT json_build_object(
@@ -155,7 +155,7 @@ def rows(fleet: Fleet, before: Looks, interval: float) -> list[Row]:
     found = []
     for host in fleet.standbys:
         try:
-            for cluster in clusters(host):
+            for cluster in fleet.clusters_on(host):
                 last = before.get(cluster.name)
                 now = before[cluster.name] = look(cluster, last)
                 found.append(row(cluster.name, cluster.standby, last or now, now))

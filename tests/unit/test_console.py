@@ -8,7 +8,7 @@ from rich.console import Console
 
 from console import drill, report, standing, table
 from console.drill import Evidence, Phase, Sample
-from console.hosts import Inventory, Standby, Trouble
+from console.hosts import Host, Inventory, Standby, Trouble, clusters
 from console.standing import Archive, Look, Row
 
 MIB = 1 << 20
@@ -205,6 +205,28 @@ def test_an_inventory_that_is_none(tmp_path: Any) -> None:
     (tmp_path / "inventory.yml").write_text("standbys: [")
     with pytest.raises(Trouble, match="does not know the hosts"):
         Inventory([str(tmp_path / "inventory.yml")])
+
+
+def a_host(tmp_path: Any) -> Host:
+    (tmp_path / "inventory.yml").write_text("standbys: {hosts: {chris: }}\n")
+    return Host("chris", Inventory([str(tmp_path / "inventory.yml")]), None, [])
+
+
+def test_several_clusters_on_a_host_are_told_apart(tmp_path: Any) -> None:
+    host = a_host(tmp_path)
+    lines = [json.dumps(CHRIS._replace(barman_server=server)._asdict()) for server in ("angus", "bruno")]
+    assert [each.name for each in clusters(host, lines[0], "")] == ["chris"]
+    assert [each.name for each in clusters(host, "\n".join(lines), "")] == ["chris/angus", "chris/bruno"]
+    (bruno,) = clusters(host, "\n".join(lines), "bruno")
+    assert (bruno.name, bruno.standby.barman_server) == ("chris/bruno", "bruno")
+    with pytest.raises(Trouble, match="chris: no cluster is emil, only angus, bruno"):
+        clusters(host, "\n".join(lines), "emil")
+
+
+@pytest.mark.parametrize("said", ["{", '{"barman_host": "barman"}', "[]"])
+def test_what_the_role_has_not_written(tmp_path: Any, said: str) -> None:
+    with pytest.raises(Trouble, match="deploy again"):
+        clusters(a_host(tmp_path), said, "")
 
 
 @pytest.mark.parametrize(
