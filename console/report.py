@@ -1,6 +1,7 @@
 """A drill's report: one page that needs nothing else."""
 
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import jinja2
 from .drill import Evidence, Sample
 
 TEMPLATE = Path(__file__).parents[1] / "templates"
-WIDTH, HEIGHT, LEFT, BOTTOM = 760, 300, 70, 24
+# The right and the top leave room for half a dot.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 6, 10, 24
 
 
 class Line(NamedTuple):
@@ -18,6 +20,14 @@ class Line(NamedTuple):
     title: str
     kind: str
     points: str
+
+
+class Dot(NamedTuple):
+    """Where the standby was when `segments` had been restored since the last dot."""
+
+    x: float
+    y: float
+    segments: int
 
 
 class Scale:
@@ -34,10 +44,10 @@ class Scale:
         self.low, self.high = min(known), max(*known, min(known) + 1)
 
     def x(self, moment: float) -> float:
-        return round(LEFT + (WIDTH - LEFT) * moment / self.end, 1)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * moment / self.end, 1)
 
     def y(self, position: int) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 10) * (position - self.low) / (self.high - self.low), 1)
+        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (position - self.low) / (self.high - self.low), 1)
 
 
 def lines(evidence: Evidence, scale: Scale) -> list[Line]:
@@ -57,6 +67,15 @@ def lines(evidence: Evidence, scale: Scale) -> list[Line]:
     ]
 
 
+def dots(evidence: Evidence, scale: Scale) -> list[Dot]:
+    """Where segments were restored."""
+    return [
+        Dot(scale.x(after.moment), scale.y(after.replayed), after.restored - before.restored)
+        for before, after in pairwise(evidence.samples)
+        if after.restored > before.restored
+    ]
+
+
 def position(number: int) -> str:
     """As PostgreSQL writes it."""
     return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
@@ -73,10 +92,12 @@ def html(evidence: Evidence) -> str:
         evidence=evidence,
         began=time.strftime("%Y-%m-%d at %H:%M:%S %Z", time.localtime(evidence.began)),
         lines=[line for line in lines(evidence, scale) if line.points],
+        dots=dots(evidence, scale),
         scale=scale,
         position=position,
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,
+        top=TOP,
         bottom=BOTTOM,
     )

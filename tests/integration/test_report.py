@@ -17,7 +17,7 @@ SCRIPT = """
 addEventListener("load", () => {
 const box = element => element.getBoundingClientRect(), all = selector => [...document.querySelectorAll(selector)];
 const picture = box(document.querySelector("svg"));
-const inside = all("svg polyline, svg rect, svg text").every(element => {
+const inside = all("svg polyline, svg rect, svg text, svg circle").every(element => {
     const {left, right, top, bottom} = box(element);
     return Math.min(left - picture.left, picture.right - right, top - picture.top, picture.bottom - bottom) > -1;
 });

@@ -315,6 +315,7 @@ def test_the_report_is_one_page_that_needs_nothing_else() -> None:
     assert "&lt;b&gt;" in page
     assert page.count("<polyline") == 2, "nothing is drawn of which nothing is known"
     assert "0/9000000" in page
+    assert page.count("<circle") == 10, "one was restored before each sample but the first"
 
 
 def test_the_picture_has_all_points_inside() -> None:
