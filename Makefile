@@ -86,7 +86,7 @@ versions: .cache/postgresql/.ready
 	@touch $@
 
 test-all: packages versions ## all that make test does, faults, day two, the lab with Debian 11 and 13, every size of segments with every PostgreSQL
-	@$(MAKE) molecule SCENARIO="faults day_two"
+	@$(MAKE) molecule SCENARIO="faults day_two day_two_recovery_conf"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple, Optional
 
 from . import standing
@@ -120,6 +121,7 @@ SELECT setting || ' replication=true' AS primary FROM pg_settings WHERE name = '
 \\c -reuse-previous=off :primary
 SHOW synchronous_standby_names;
 """
+IDENTITY = "SELECT system_identifier FROM pg_control_system()"
 ARM = f"""
 nft=$(command -v nft) || {{ echo "nft, which cuts the connection, is not installed" >&2; exit 1; }}
 systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s "$nft" delete table {TABLE}
@@ -153,15 +155,20 @@ class Drill:
     def refusals(self, peers: int) -> list[str]:
         """Why it must not be made. peers: standbys of the same primary in the inventory. Raises Trouble."""
         first = standing.look(self.cluster)
-        settings = self._settings()
+        settings = self._settings
         name = settings.get("application_name") or settings.get("fallback_application_name") or "walreceiver"
-        return list(refusals(first, peers, self._synchronous(first), name, sources(settings)))
+        synchronous = self._synchronous(first) if settings else ""
+        return list(refusals(first, peers, synchronous, name, sources(settings)))
 
+    @cached_property
     def _settings(self) -> dict[str, str]:
+        """Those that it streams with; none when it does not."""
         return conninfo(standing.psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
 
     def _synchronous(self, first: Look) -> str:
         if self.primary is not None:
+            if self._ask_primary(f"{IDENTITY} WHERE NOT pg_is_in_recovery()") != standing.psql(self.cluster, IDENTITY):
+                raise Trouble(f"{self.primary.name} is not the primary of {self.cluster.name}")
             return self._ask_primary("SHOW synchronous_standby_names")
         # Up to PostgreSQL 11 neither restore_command nor primary_conninfo is a setting.
         if first.server["restore_command"] is None:
@@ -170,6 +177,8 @@ class Drill:
 
     def _ask_primary(self, query: str, **variables: str) -> str:
         assert self.primary is not None
+        # At the port that the standby streams from: others may live on that host.
+        port = sources(self._settings)[0][1]
         words = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
         command = (
             "sh",
@@ -177,6 +186,8 @@ class Drill:
             'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -v ON_ERROR_STOP=1 -d postgres "$@"',
             "sh",
             query,
+            "-p",
+            str(port),
             *words,
         )
         return self.primary.run(*command, user="postgres").strip()
@@ -233,7 +244,7 @@ class Drill:
     @contextmanager
     def _cut(self) -> Iterator[None]:
         host, user = self.cluster.host, self.cluster.standby.postgres_user
-        servers = sources(self._settings())
+        servers = sources(self._settings)
         resolved = host.run("sh", "-c", RESOLVE, "sh", *sorted({name for name, _ in servers})).splitlines()
         known = [line.split(" ", 1) for line in resolved]
         addresses = [(address, port) for address, name in known for other, port in servers if name == other]
