@@ -93,6 +93,7 @@ def html(evidence: Evidence) -> str:
         began=time.strftime("%Y-%m-%d at %H:%M:%S %Z", time.localtime(evidence.began)),
         lines=[line for line in lines(evidence, scale) if line.points],
         dots=dots(evidence, scale),
+        restored=evidence.samples[-1].restored - evidence.samples[0].restored,
         scale=scale,
         position=position,
         width=WIDTH,

@@ -239,5 +239,7 @@ def _problems(standby: Standby, now: Look) -> Iterator[str]:
         yield f"the last test failed: {test['error']}"
     elif server["now"] - test["time"] > STALE:
         yield "the way to Barman was not tested for hours"
+    elif not test["gate"]:
+        yield "no gate answered its last test: its key may do more than fetch WAL, which is slow without"
     if not status["basin"] and status["room"] < 1:
         yield "the spool has no room"

@@ -52,7 +52,8 @@ def bar(row: Row, start: int) -> RenderableType:
     """How much of the way a standby has caught up."""
     line = Table.grid(padding=(0, 1))
     done = max(0, start - (row.lag_bytes or 0))
-    line.add_row(row.standby, ProgressBar(total=max(start, 1), completed=done, width=40), f"{row.last_restored}")
+    progress = ProgressBar(total=max(start, 1), completed=done, width=40, complete_style="green")
+    line.add_row(row.standby, progress, row.last_restored)
     return line
 
 

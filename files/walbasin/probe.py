@@ -32,15 +32,15 @@ class Failed(Exception):
 def run(job: Job) -> int:
     """0 when all is well; 2 after a line on stderr that names the cause."""
     started = time.time()
-    trouble = ""
+    trouble = gate = ""
     try:
-        _server(job)
+        gate = _server(job)
         _segment(job)
         _spool(job)
     except (Failed, Unreachable, segment.Invalid, OSError) as error:
         trouble = str(error) or type(error).__name__
         say(f"test failed: {trouble}")
-    status.note_test(job, started, trouble)
+    status.note_test(job, started, trouble, gate)
     return 2 if trouble else 0
 
 
@@ -48,8 +48,8 @@ def _tell(step: str, seconds: float, text: str) -> None:
     print(f"ok  {step:<10}  {seconds:6.3f} s  {text}", flush=True)
 
 
-def _server(job: Job) -> None:
-    """Key, host key, gate or stock, and whether Barman knows the server."""
+def _server(job: Job) -> str:
+    """Key, host key, gate or stock, and whether Barman knows the server. The gate's version, empty for stock Barman."""
     started = time.monotonic()
     seen: List[Tuple[str, float, str]] = []
     stderr = ""
@@ -72,13 +72,11 @@ def _server(job: Job) -> None:
     if answer.error is not None:
         raise Failed(f"{answer.error}")
     said = transport.printable(answer.output.decode("utf-8", "replace"))
-    gate = GATE.search(stderr)
-    kind = (
-        f"barman-wal-gate {gate.group(1)}, for {transport.printable(gate.group(2))}"
-        if gate
-        else "no gate: stock Barman"
-    )
+    match = GATE.search(stderr)
+    gate, servers = map(transport.printable, match.groups()) if match else ("", "")
+    kind = f"barman-wal-gate {gate}, for {servers}" if gate else "no gate: stock Barman"
     _tell("server", time.monotonic() - started, f"{said} ({kind})")
+    return gate
 
 
 def _segment(job: Job) -> None:

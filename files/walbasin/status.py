@@ -13,11 +13,15 @@ TEST = "test.json"
 
 
 class LastTest(NamedTuple):
-    """How barman-wal-restore -t ended. `time`: seconds since 1970, 0 when it never ran; `seconds`: how long it took."""
+    """How barman-wal-restore -t ended. `time`: seconds since 1970, 0 when it never ran; `seconds`: how long it took.
+
+    gate: its version; empty when none has answered.
+    """
 
     time: float = 0.0
     seconds: float = 0.0
     error: str = ""
+    gate: str = ""
 
 
 class Status(NamedTuple):
@@ -33,10 +37,10 @@ class Status(NamedTuple):
     test: LastTest
 
 
-def note_test(job: Job, started: float, error: str) -> None:
+def note_test(job: Job, started: float, error: str, gate: str) -> None:
     """Keep how a test ended that began at `started` (seconds since 1970)."""
     if job.spool is not None:
-        job.spool.note(TEST, json.dumps(LastTest(started, time.time() - started, error)._asdict()))
+        job.spool.note(TEST, json.dumps(LastTest(started, time.time() - started, error, gate)._asdict()))
 
 
 def read_test(text: str) -> LastTest:
@@ -97,11 +101,15 @@ def plain(status: Status, now: float) -> str:
         ("process", "at work" if status.is_running else "none: nothing was wanted for a minute"),
         (
             "test",
-            f"{test.error or 'ok'}, {_ago(test.time, now)}, in {test.seconds:.1f} s" if test.time else "never run",
+            f"{_outcome(test)}, {_ago(test.time, now)}, in {test.seconds:.1f} s" if test.time else "never run",
         ),
     ]
     title = f"{status.server} from {status.barman_host}"
     return "\n".join([title, *(f"  {word:<9} {text}" for word, text in lines)])
+
+
+def _outcome(test: LastTest) -> str:
+    return test.error or (f"ok, through barman-wal-gate {test.gate}" if test.gate else "ok, but through no gate")
 
 
 def _ago(moment: float, now: float) -> str:

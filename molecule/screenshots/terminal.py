@@ -11,7 +11,8 @@ from rich.text import Text
 # rich redraws by going up a line and erasing it, for each that it had drawn.
 REDRAWN = re.compile(r"(?:\r|\x1b\[2K|\x1b\[1A)+")
 PAGE = """<!DOCTYPE html><meta charset="utf-8">
-<style>body {{ background: #1e1e1e; color: #d4d4d4; margin: 12px }} pre {{ font: 14px monospace; margin: 0 }}
+<style>body {{ margin: 0 }}
+pre {{ font: 14px monospace; background: #1e1e1e; color: #d4d4d4; padding: 12px; margin: 0 }}
 {stylesheet}</style><pre>{code}</pre>"""
 
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from walbasin import VERSION
+
 from .account import wait_until
 from .conftest import Primary
 from .standby import Standby
@@ -87,12 +89,17 @@ def test_the_last_test_is_remembered(served: Standby, angus: Primary) -> None:
     assert status(served)["test"]["time"] == 0
     assert served.fetch(name, "-t", host="gate").status == 0
     passed = status(served)["test"]
-    assert passed["error"] == ""
+    assert (passed["error"], passed["gate"]) == ("", VERSION)
     assert abs(passed["time"] - time.time()) < 60
     assert served.fetch(name, "-t", host="gate", server="nobody").status == 2
     assert status(served)["test"] == passed, "another server's test is another's"
     assert served.fetch(name, "-t", host="gate", ssh_config="unplugged").status == 2
     assert "refused" in status(served)["test"]["error"]
+
+
+def test_a_test_without_a_gate_is_remembered_as_such(served: Standby, angus: Primary) -> None:
+    assert served.fetch(angus.segments[2], "-t", host="stock").status == 0
+    assert status(served, host="stock")["test"]["gate"] == ""
 
 
 def test_elsewhere_there_is_nothing_to_say(served: Standby) -> None:

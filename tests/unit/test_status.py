@@ -16,7 +16,7 @@ def a_status(**changes: object) -> Status:
     record.note_taken(ONE, 16 << 20, was_ready=False, seconds=2.0)
     record.note_answer(TWO, policy.UNKNOWN, "no route to host", 1.0)
     record.last_restored = record.last_error_time = NOW - 30
-    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, record, LastTest(NOW - 7200, 0.5, ""))
+    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, record, LastTest(NOW - 7200, 0.5, "", "1.0"))
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -29,7 +29,7 @@ def test_in_plain_words() -> None:
         f"{ONE}, 30 s ago",
         f"1 unknown; 30 s ago: {TWO}: no route to host",
         f"2 segments, {ONE} to {TWO}; room for 40 more",
-        "ok, 2 h ago, in 0.5 s",
+        "ok, through barman-wal-gate 1.0, 2 h ago, in 0.5 s",
     ):
         assert words in text
 
@@ -49,16 +49,20 @@ def test_how_long_ago(seconds: int, words: str) -> None:
 
 
 def test_a_failed_test_says_why() -> None:
-    assert "the key was refused, 2 min ago" in status.plain(
+    assert "the key was refused, 2 min ago, in" in status.plain(
         a_status(test=LastTest(NOW - 120, 0.5, "the key was refused")), NOW
     )
+
+
+def test_a_test_without_a_gate_says_so() -> None:
+    assert "ok, but through no gate" in status.plain(a_status(test=LastTest(NOW, 0.5, "", "")), NOW)
 
 
 def test_as_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
     assert found["record"]["restored"] == 1
     assert found["record"]["errors"]["unknown"] == 1
-    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": ""}
+    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0"}
     assert found["basin"] == [ONE, TWO]
 
 
