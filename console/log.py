@@ -6,31 +6,39 @@ from .hosts import Cluster, Fleet, Trouble
 
 # PostgreSQL's own lines about where its WAL comes from, and ours.
 MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
-# Where the server's log goes: a file of its collector, or wherever its stderr does.
-SCRIPT = """
+# Where the server's log goes: a file of its collector, or wherever its stderr does. In a container root may not see that.
+FIND = """
 cd "$1" || exit
 if [ -s current_logfiles ]; then
     file=$(sed -n 's/^stderr //p' current_logfiles)
 else
-    read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2")
+    read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2") || exit
 fi
 case $file in
-    socket:* | pipe:* | /dev/*) journalctl -q --no-pager -o cat _COMM=postgres ;;
-    *) cat "$file" ;;
-esac | grep -aE "$2" | tail -n "$3"
+    socket:* | pipe:* | /dev/*) ;;
+    *) realpath "$file" ;;
+esac
+"""
+# An empty name stands for the journal.
+READ = """
+if [ -n "$1" ]; then cat "$1"; else journalctl -q --no-pager -o cat _COMM=postgres; fi | grep -aE "$2" | tail -n "$3"
 """
 
 
 def of(fleet: Fleet, lines: int) -> Iterator[tuple[str, str]]:
     """A title and the last lines, for each cluster and its Barman host. Raises Trouble when a standby is silent."""
     for cluster in fleet.clusters():
-        words = ("sh", "-c", SCRIPT, "sh", cluster.standby.data_directory, MATTERS, str(lines))
-        yield f"{cluster.name}: PostgreSQL", cluster.host.run(*words).rstrip()
+        standby = cluster.standby
+        file = cluster.host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
+        yield (
+            f"{cluster.name}: PostgreSQL",
+            cluster.host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip(),
+        )
         yield (
             f"{cluster.name}: the hourly test",
-            _journal(cluster, f"walbasin-test-{cluster.standby.barman_server}", lines),
+            _journal(cluster, f"walbasin-test-{standby.barman_server}", lines),
         )
-        yield f"{cluster.standby.barman_host}: the gate", _gate(fleet, cluster, lines)
+        yield f"{standby.barman_host}: the gate", _gate(fleet, cluster, lines)
 
 
 def _journal(cluster: Cluster, unit: str, lines: int) -> str:
