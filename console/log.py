@@ -6,7 +6,7 @@ from .hosts import Cluster, Fleet, Trouble
 
 # PostgreSQL's own lines about where its WAL comes from, and ours.
 MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
-# Where the server's log goes: a file of its collector, or wherever its stderr does. In a container root may not see that.
+# Where the log goes: a file of its collector, or wherever stderr does, which root may not see in a container.
 FIND = """
 cd "$1" || exit
 if [ -s current_logfiles ]; then

@@ -76,6 +76,14 @@ def test_what_somebody_else_could_change_is_replaced(tmp_path: Path, spoil: str)
     assert program.stat().st_mode & 0o022 == 0
 
 
+def test_what_was_there_before_is_kept_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("Barman's own", encoding="utf-8")
+    assert install(tmp_path) == [*FILES, "->"]
+    assert (tmp_path / "program").resolve() == tmp_path / "lib/program"
+    assert (tmp_path / "program.before-walbasin").read_text(encoding="utf-8") == "Barman's own"
+    assert install(tmp_path) == []
+
+
 def test_a_folder_that_others_could_write_to_is_closed_and_its_byte_code_made_anew(tmp_path: Path) -> None:
     install(tmp_path)
     (byte_code,) = (tmp_path / "lib/walbasin/__pycache__").iterdir()

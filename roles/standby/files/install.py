@@ -14,6 +14,8 @@ import sys
 from typing import Iterator
 
 FOLDER_MODE = 0o755
+# What lay in the PATH before, as Barman's own client does that pip installed: it comes back when ours is removed.
+FORMER = ".before-walbasin"
 
 
 def mode_of(text: str) -> int:
@@ -50,7 +52,16 @@ def put_link(link: str, path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(link + ".new")
     os.symlink(path, link + ".new")
+    if os.path.lexists(link):
+        keep(link)
     os.replace(link + ".new", link)
+
+
+def keep(path: str) -> None:
+    """Under a second name, so that there is something under the first at any moment."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + FORMER)
+    os.link(path, path + FORMER, follow_symlinks=False)
 
 
 def close(folder: str) -> None:
