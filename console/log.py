@@ -7,15 +7,17 @@ from .hosts import Cluster, Fleet, Trouble
 # PostgreSQL's own lines about where its WAL comes from, and ours.
 MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
 # Where the log goes: a file of its collector, or wherever stderr does, which root may not see in a container.
+# Of a server that does not run, the newest where Debian's packages log.
 FIND = """
 cd "$1" || exit
 if [ -s current_logfiles ]; then
     file=$(sed -n 's/^stderr //p' current_logfiles)
 else
-    read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2") || exit
+    { read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2"); } 2>/dev/null ||
+        file=$(ls -t /var/log/postgresql/*.log 2>/dev/null | head -n 1)
 fi
 case $file in
-    socket:* | pipe:* | /dev/*) ;;
+    '' | socket:* | pipe:* | /dev/*) ;;
     *) realpath "$file" ;;
 esac
 """
@@ -28,16 +30,12 @@ if [ -n "$1" ]; then cat "$1"; else journalctl -q --no-pager -o cat _COMM=postgr
 def of(fleet: Fleet, lines: int) -> Iterator[tuple[str, str]]:
     """A title and the last lines, for each cluster and its Barman host. Raises Trouble when a standby is silent."""
     for cluster in fleet.clusters():
-        standby = cluster.standby
-        file = cluster.host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
-        yield (
-            f"{cluster.name}: PostgreSQL",
-            cluster.host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip(),
-        )
-        yield (
-            f"{cluster.name}: the hourly test",
-            _journal(cluster, f"walbasin-test-{standby.barman_server}", lines),
-        )
+        host, standby = cluster.host, cluster.standby
+        file = host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
+        text = host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip()
+        yield f"{cluster.name}: PostgreSQL, {file or 'its journal'}", text
+        test = _journal(cluster, f"walbasin-test-{standby.barman_server}", lines)
+        yield f"{cluster.name}: the hourly test", test
         yield f"{standby.barman_host}: the gate", _gate(fleet, cluster, lines)
 
 

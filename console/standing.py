@@ -122,7 +122,7 @@ def _archive(cluster: Cluster, now: Look) -> Archive:
 
 def archive_end(start: int, timeline: int, size: int, peek: Callable[[str], list[str]]) -> int:
     """Where an archive that goes on from a position ends, in bytes. peek: tells the next segments, from one on."""
-    end = start
+    end = start - start % size
     for _ in range(MOST_PEEKS):
         names = peek(segment_at(end, timeline, size))
         end = end_of(names[-1], size) if names else end
