@@ -154,11 +154,15 @@ class Drill:
 
     def refusals(self, peers: int) -> list[str]:
         """Why it must not be made. peers: standbys of the same primary in the inventory. Raises Trouble."""
-        first = standing.look(self.cluster)
+        first = self._look()
         settings = self._settings
         name = settings.get("application_name") or settings.get("fallback_application_name") or "walreceiver"
         synchronous = self._synchronous(first) if settings else ""
         return list(refusals(first, peers, synchronous, name, sources(settings)))
+
+    def _look(self) -> Look:
+        self._last = standing.look(self.cluster, self._last)
+        return self._last
 
     @cached_property
     def _settings(self) -> dict[str, str]:
@@ -196,7 +200,7 @@ class Drill:
 
     def run(self) -> Evidence:
         """Raises Trouble, after the cut was undone."""
-        first = standing.look(self.cluster)
+        first = self._look()
         wall, self._began = time.time(), time.monotonic()
         self.sample()
         with self._cut():
@@ -287,7 +291,7 @@ class Drill:
 
     def sample(self) -> Sample:
         """Raises Trouble."""
-        now = self._last = standing.look(self.cluster, self._last)
+        now = self._look()
         last = now.status["record"]["last_segment"]
         if self.samples and now.status["record"]["restored"] > self.samples[0].restored and last not in self.segments:
             self.segments.append(last)
