@@ -110,7 +110,7 @@ def test_the_primary_is_black_holed(
     for each in (first, second):
         assert served.fetch(each, "-p", "2", host=host, server=name).status == 0
         assert served.delivered() == wal(each)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20, "ssh would wait for it for ever"
     # The counter-proof.
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "stock"]
     with pytest.raises(subprocess.TimeoutExpired):

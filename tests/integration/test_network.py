@@ -77,7 +77,7 @@ def test_every_connection_falls_silent(
     assert (call.status, len(call.lines)) == (2, 1)
     assert angus.segments[4] in call.stderr
     assert "said nothing for 30 seconds" in call.stderr
-    assert 30 <= call.seconds < 40
+    assert 30 <= call.seconds < 58, "once, and not for each connection"
     assert chris.pg_wal() == []
     network.harm = None
     assert chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config).status == 0
@@ -116,7 +116,7 @@ def test_what_one_connection_does_not_bring_the_others_do(
         slowest = max(map(fetch, angus.segments[1:]))
         assert far.connections > 1, "more than one connection is used"
         assert far.harmed == 0
-        assert slowest < 12, "a crawling segment would take four minutes"
+        assert slowest < 30, "a crawling segment would take four minutes"
 
 
 # --- what ssh itself has to say
@@ -128,7 +128,7 @@ def test_a_password_is_not_waited_for(
     call = chris.fetch(angus.segments[4], host="prompting")
     assert (call.status, len(call.lines)) == (2, 1)
     assert "Permission denied (publickey,password)" in call.stderr
-    assert call.seconds < 10
+    assert call.seconds < 30
     # The counter-proof: another ssh would have asked.
     asked = place / "asked"
     (place / "askpass").write_text(f"#!/bin/sh\necho $* >{asked}\n")

@@ -31,7 +31,7 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
     assert rows(chris) == angus.rows
     chris.stop()
-    wait_until(lambda: not processes([place]), "the end of the background process", 5)
+    wait_until(lambda: not processes([place]), "the end of the background process")
 
 
 def test_the_background_process_goes_before_its_server_does(
@@ -47,7 +47,7 @@ def test_the_background_process_goes_before_its_server_does(
     os.kill(checkpointer, signal.SIGSTOP)
     try:
         chris.program("pg_ctl", "-D", chris.data, "-m", "fast", "-W", "stop")
-        wait_until(lambda: not processes([background]), "its end", 5, step=0.02)
+        wait_until(lambda: not processes([background]), "its end")
         assert chris.is_running()
     finally:
         os.kill(checkpointer, signal.SIGCONT)
@@ -115,7 +115,7 @@ def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
     wait_until(lambda: list(unfinished.glob("RECOVERYXLOG.*")), "the slow fetch", 60)
     started = time.monotonic()
     chris.stop("fast")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30, "the fetch itself has no end"
     assert not list(unfinished.glob("RECOVERY*"))
     assert not processes([place])
     assert not processes(["ssh", barman.client, angus.segments[6]])
