@@ -6,9 +6,14 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from .account import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_port, give, start, wait_until
 
 FILES = Path(__file__).parents[2] / "files"
+
+# With the gate on the far side, and with stock Barman alone.
+both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
 
 # Every request is noted. `drop` holds names: one for each connection that shall break when it asks for that file.
 # `hold` holds the name of a file whose answer begins, and goes on when that is taken back.

@@ -15,14 +15,13 @@ from walbasin import wire
 from tests import by_hand
 
 from .account import IS_ROOT, ME, wait_until
-from .barman_host import BarmanHost
+from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
 from .disks import SmallDisk
 from .network import Harm, Network
 from .standby import Standby
 
 MIB = 1 << 20
-both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
 Archive = Callable[..., str]
 
 

@@ -11,9 +11,8 @@ from tests import by_hand
 from .account import give, wait_until
 from .barman_host import BarmanHost
 from .conftest import Primary
+from .postgres import SEGMENT_SIZE
 from .standby import Standby
-
-SIZE = 16 * by_hand.MIB
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_two_clusters_with_the_same_names(
 ) -> None:
     """The same host name, server name and WAL names; only the system identifiers differ."""
     other = make_neighbour("other", other_host, by_hand.FOREIGN)
-    theirs = {name: by_hand.segment(name, by_hand.FOREIGN, SIZE) for name in angus.segments}
+    theirs = {name: by_hand.segment(name, by_hand.FOREIGN, SEGMENT_SIZE) for name in angus.segments}
     for name, content in theirs.items():
         other_host.put("angus", name, content)
     for name in angus.segments:

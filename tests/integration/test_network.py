@@ -1,4 +1,4 @@
-"""What a network can do between ssh and sshd. Refusals are in test_fetch.py, recoveries in test_outage.py."""
+"""What a network can do between ssh and sshd. Refusals are in test_miss.py, recoveries in test_outage.py."""
 
 import socket
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .account import IS_ROOT, ME, POSTGRES, give
-from .barman_host import BarmanHost
+from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
 from .network import Harm, Network
 from .standby import Standby
@@ -18,7 +18,6 @@ from .standby import Standby
 MIB = 1 << 20
 # ssh's own words for it depend on what it was doing.
 CONNECTION_LOST = ("Connection reset by", "Broken pipe", "closed by remote host", "ended without a word")
-both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
 
 
 @pytest.fixture

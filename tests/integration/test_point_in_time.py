@@ -1,0 +1,111 @@
+"""Point-in-time recovery, where a "no" that is none would end the recovery early, with loss."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests import by_hand
+
+from .barman_host import BarmanHost
+from .conftest import Primary
+from .postgres import SEGMENT_SIZE
+from .standby import Standby
+
+
+def test_a_recovery_tries_again_and_then_stops_the_server(recovering: Standby, angus: Primary) -> None:
+    call = recovering.fetch(angus.segments[4], "-p", "3", "-s", "60", "--retry", "2", host="refused")
+    assert call.status == 200
+    assert 2 <= call.seconds < 15
+    assert "trying again in 1 s" in call.lines[0]
+    assert "nothing is lost" in call.lines[-1]
+
+
+def test_a_recovery_survives_a_lost_call(
+    recovering: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes]
+) -> None:
+    barman.drop(angus.segments[4])
+    call = recovering.fetch(angus.segments[4])
+    assert call.status == 0
+    assert "trying again" in call.stderr
+    assert recovering.delivered() == wal(angus.segments[4])
+
+
+def test_a_standby_is_told_of_a_lost_call_at_once(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
+    barman.drop(angus.segments[4])
+    assert chris.fetch(angus.segments[4]).status == 2
+    assert chris.pg_wal() == []
+
+
+def test_a_lost_connection_is_made_good(
+    chris: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes]
+) -> None:
+    barman.drop(angus.segments[4])
+    assert chris.fetch(angus.segments[4], "-p", "2").status == 0
+    assert not barman.dropping()
+    assert chris.delivered() == wal(angus.segments[4])
+
+
+def test_a_wrong_segment_does_not_end_a_recovery(
+    recovering: Standby, angus: Primary, archive: Callable[..., str]
+) -> None:
+    server = archive({angus.segments[4]: by_hand.segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)})
+    assert recovering.fetch(angus.segments[4], "--retry", "1", server=server).status == 200
+
+
+def test_a_hole_does_not_end_a_recovery(
+    recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
+) -> None:
+    before, hole, _, after, end = angus.segments[4:9]
+    server = archive({before: wal(before), after: wal(after)})
+    call = recovering.fetch(hole, "--retry", "0", server=server, host="gate")
+    assert call.status == 200
+    assert f"a hole here: it holds {after}" in call.stderr
+    call = recovering.fetch(end, "--retry", "0", server=server, host="gate")
+    assert call.status == 1, "the archive ends here, and so does the recovery"
+    assert recovering.fetch("00000002.history", server=server, host="gate").status == 1
+
+
+def test_a_hole_is_harmless_on_a_standby(
+    chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
+) -> None:
+    server = archive({angus.segments[6]: wal(angus.segments[6])})
+    assert chris.fetch(angus.segments[5], server=server).status == 1
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["history in pg_wal", "history in the archive"])
+def test_a_timeline_does_not_begin_with_a_hole(
+    make_standby: Callable[..., Standby], angus: Primary, archive: Callable[..., str], is_local: bool
+) -> None:
+    """Before 13 every segment is asked for on the newest timeline first, also those from before it began."""
+    recovering = make_standby("recovery.signal", version=12)
+    history = b"1\t0/6000148\tno recovery target specified\n"
+    begin = "000000020000000000000006"
+    server = archive(
+        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+    )
+    if is_local:
+        (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)
+    assert recovering.fetch("000000020000000000000005", "--retry", "0", server=server).status == 1
+    assert recovering.fetch(begin, "--retry", "0", server=server).status == 0
+
+
+def test_before_12_recovery_conf_says_which_mode(make_standby: Callable[..., Standby], angus: Primary) -> None:
+    standby = make_standby("recovery.conf", version=11)
+    assert standby.fetch(angus.segments[4], "--retry", "0", host="refused").status == 200
+    (standby.data / "recovery.conf").write_text("standby_mode = 'on'\n")
+    assert standby.fetch(angus.segments[4], "--retry", "0", host="refused").status == 2
+
+
+@pytest.mark.parametrize(("mode", "signal_file", "status"), [("standby", "recovery.signal", 2), ("recovery", "x", 200)])
+def test_the_mode_can_be_forced(
+    make_standby: Callable[..., Standby], angus: Primary, mode: str, signal_file: str, status: int
+) -> None:
+    standby = make_standby(signal_file)
+    assert standby.fetch(angus.segments[4], "--mode", mode, "--retry", "0", host="refused").status == status
+
+
+def test_without_a_signal_file_no_answer_is_fatal(make_standby: Callable[..., Standby], angus: Primary) -> None:
+    """PostgreSQL removes it at the end of recovery, and then asks for a history once more."""
+    standby = make_standby()
+    call = standby.fetch("00000002.history", host="refused", destination="pg_wal/RECOVERYHISTORY")
+    assert call.status == 2
