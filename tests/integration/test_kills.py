@@ -117,7 +117,7 @@ def a_moment(chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("host", ["gate", "stock"])
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, *(pytest.param(seed, marks=pytest.mark.matrix) for seed in range(5, 20))])
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.matrix) for seed in range(3, 20))])
 def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
     served: Standby, angus: Primary, wal: Callable[[str], bytes], barman: BarmanHost, host: str, seed: int
 ) -> None:
