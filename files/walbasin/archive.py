@@ -148,11 +148,11 @@ class Ahead:
             end(error)
 
 
-def holds_beyond(archive: Archive, missing: str, size: int) -> Optional[str]:
-    """A segment that the archive holds although `missing`, before it, is not there. Raises Unreachable."""
+def first_of(archive: Archive, names: List[str]) -> Optional[str]:
+    """The first of these segments that the archive holds. Raises Unreachable."""
     answers = []
     with Sessions() as sessions:
-        for name in window.beyond(missing, size):
+        for name in names:
             answer = Answer()
             answers.append(answer)
             peek = archive.asking(name, peek=1, compression="", keep_compression=False)

@@ -35,7 +35,7 @@ def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] 
             ring(folder, name)
             return 0, None
         if outcome == "absent" and mode == "standby" and not MORE_THAN_ABSENT & set(words):
-            message.say_absent(name, server, ends_recovery=False)
+            message.say_absent(name, server, message.ASKS_AGAIN)
             return 1, None
         return None, answer
     except OSError:  # the long way will say what is wrong

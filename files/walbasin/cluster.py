@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import struct
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy, segment
 
@@ -127,7 +127,8 @@ def promotion_files(cluster: Cluster) -> List[str]:
 def segment_size(cluster: Cluster) -> int:
     """Bytes of a segment, told by what is in pg_wal (pg_control keeps it at an offset that changes by version)."""
     for name in _segment_names(cluster):
-        return os.path.getsize(_in_pg_wal(cluster, name))
+        with contextlib.suppress(OSError):  # removed in this moment
+            return os.path.getsize(_in_pg_wal(cluster, name))
     return segment.DEFAULT_SIZE
 
 
@@ -144,22 +145,23 @@ def newest_segments(cluster: Cluster) -> Iterator[str]:
             yield name
 
 
+def histories(cluster: Cluster) -> Iterator[Tuple[str, List[Tuple[int, int]]]]:
+    """The history files in pg_wal and what they say (see segment.history)."""
+    for name in filter(segment.is_history, _names_in_pg_wal(cluster)):
+        with contextlib.suppress(OSError, segment.Invalid), open(_in_pg_wal(cluster, name), "rb") as file:
+            yield name, segment.history(name, file.read(segment.HISTORY_LIMIT))
+
+
 def _segment_names(cluster: Cluster) -> List[str]:
+    return sorted(filter(segment.is_segment, _names_in_pg_wal(cluster)), reverse=True)
+
+
+def _names_in_pg_wal(cluster: Cluster) -> List[str]:
     try:
-        return sorted(filter(segment.is_segment, os.listdir(cluster.path("pg_wal"))), reverse=True)
+        return os.listdir(cluster.path("pg_wal"))
     except OSError:
         return []
 
 
 def _in_pg_wal(cluster: Cluster, name: str) -> str:
     return os.path.join(cluster.data_directory, "pg_wal", name)
-
-
-def switch_position(cluster: Cluster, timeline: int, size: int) -> int:
-    """The segment in which a timeline branched off its parent, counted in segments; 0 when no history of it is here."""
-    name = f"{timeline:08X}.history"
-    try:
-        with open(_in_pg_wal(cluster, name), "rb") as file:
-            return segment.history(name, file.read(segment.HISTORY_LIMIT))[-1][1] // size
-    except (OSError, segment.Invalid):
-        return 0

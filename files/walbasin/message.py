@@ -2,6 +2,8 @@
 
 import sys
 
+ASKS_AGAIN = "PostgreSQL will ask again"
+
 
 def say(text: str) -> None:
     """One line in the server log; a log that cannot be written is no reason to fail."""
@@ -11,8 +13,7 @@ def say(text: str) -> None:
         return
 
 
-def say_absent(name: str, server: str, ends_recovery: bool) -> None:
+def say_absent(name: str, server: str, next_step: str) -> None:
     """The archive answered that it does not have a file. Most histories that are asked for do not exist."""
     if not name.endswith(".history"):
-        end = "recovery ends here" if ends_recovery else "PostgreSQL will ask again"
-        say(f"{name}: not in the archive of {server}; {end}")
+        say(f"{name}: not in the archive of {server}; {next_step}")

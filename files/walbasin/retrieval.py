@@ -4,10 +4,10 @@ import os
 import time
 from typing import Optional, Tuple
 
-from walbasin import archive, ask, background, caller, cluster, policy, segment
+from walbasin import archive, ask, background, caller, cluster, policy, segment, window
 from walbasin.codec import Undecodable
 from walbasin.job import Job
-from walbasin.message import say, say_absent
+from walbasin.message import ASKS_AGAIN, say, say_absent
 from walbasin.spool import Spool
 from walbasin.transport import Absent, Unreachable
 
@@ -162,20 +162,38 @@ def _fetch_directly(job: Job, ahead: Optional[archive.Ahead]) -> None:
 
 
 def _absent(job: Job) -> Tuple[str, str]:
-    """The archive has no such file. In a point-in-time recovery that must not be said of a hole."""
+    """The archive has no such file, and what follows. In a point-in-time recovery it must not be said of a hole."""
     name = job.options.wal_name
-    if job.mode == policy.STANDBY or job.cluster is None or not segment.is_segment(name):
-        return policy.ABSENT, ""
-    size = cluster.segment_size(job.cluster)
-    if segment.position(name, size) < cluster.switch_position(job.cluster, segment.timeline(name), size):
-        return policy.ABSENT, ""  # it belongs to a parent of this timeline, and will be asked for there
-    try:
-        later = archive.holds_beyond(archive.of(job), name, size)
-        if later is None or segment.position(name, size) < archive.switch_position(archive.of(job), name, size):
-            return policy.ABSENT, ""
-    except (Unreachable, segment.Invalid) as error:
-        return policy.UNKNOWN, f"not in the archive, and whether it is a hole cannot be found out: {error}"
-    return policy.HOLE, f"the archive has a hole here: it holds {later}"
+    if job.mode == policy.STANDBY:
+        return policy.ABSENT, ASKS_AGAIN
+    if job.cluster is not None and segment.is_segment(name):
+        if name in cluster.newest_segments(job.cluster):
+            return policy.ABSENT, "PostgreSQL has it in pg_wal"  # and looks there next
+        try:
+            later = _held_beyond(job, job.cluster)
+        except (Unreachable, segment.Invalid) as error:
+            return policy.UNKNOWN, f"not in the archive, and whether it is a hole cannot be found out: {error}"
+        if later is not None:
+            return policy.HOLE, f"the archive has a hole here: it holds {later}"
+    return policy.ABSENT, "recovery ends here"
+
+
+def _held_beyond(job: Job, own: cluster.Cluster) -> Optional[str]:
+    """A segment that the archive holds although the requested one, before it, is not there.
+
+    Raises Unreachable, segment.Invalid.
+    """
+    name, size, source = job.options.wal_name, cluster.segment_size(own), archive.of(job)
+    timeline, number = segment.timeline(name), segment.position(name, size)
+    histories = [window.beginnings(history, switches, size) for history, switches in cluster.histories(own)]
+    # It may belong to a parent of this timeline, and will be asked for there.
+    if any(number < starts.get(timeline, 0) for starts in histories):
+        return None
+    for names in window.beyond(name, size, histories):
+        later = archive.first_of(source, names)
+        if later is not None:
+            return later if number >= archive.switch_position(source, name, size) else None
+    return None
 
 
 def _report(job: Job, outcome: str, detail: str, verdict: policy.Verdict) -> None:
@@ -184,7 +202,7 @@ def _report(job: Job, outcome: str, detail: str, verdict: policy.Verdict) -> Non
     if outcome == policy.DELIVERED:
         return
     if outcome == policy.ABSENT:
-        say_absent(name, server, ends_recovery=job.mode == policy.RECOVERY)
+        say_absent(name, server, detail)
         return
     if outcome == policy.INVALID:
         detail = f"what came from {job.options.barman_host} was refused: {detail}"
@@ -197,7 +215,7 @@ def _report(job: Job, outcome: str, detail: str, verdict: policy.Verdict) -> Non
             "PostgreSQL stops here, so that recovery does not end early: nothing is lost, mend it and start again"
         )
     else:
-        next_step = "nothing was delivered, PostgreSQL will ask again"
+        next_step = f"nothing was delivered, {ASKS_AGAIN}"
     say(f"{name}: {detail}; {next_step}")
 
 

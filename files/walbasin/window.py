@@ -65,7 +65,15 @@ def next_to_fetch(
     return missing[: max(0, trusted - unanswered)]
 
 
-def beyond(missing: str, size: int) -> List[str]:
-    """Where to look for what comes after a missing segment, without asking for every name there could be."""
-    number = segment.position(missing, size)
-    return [segment.at(segment.timeline(missing), number + step, size) for step in PROBES]
+def beyond(missing: str, size: int, histories: Iterable[Mapping[int, int]]) -> List[List[str]]:
+    """Where to look for what comes after a missing segment, without asking for every name there could be.
+
+    On its own timeline, and then on those that begin later along a history (see `beginnings`): a primary that died
+    has not archived all that its successor has replayed, and nobody else does.
+    """
+    own, number = segment.timeline(missing), segment.position(missing, size)
+    last_before = {own: number}
+    for starts in histories:
+        if own in starts:
+            last_before.update({each: start - 1 for each, start in starts.items() if each > own and start > number})
+    return [[segment.at(each, last + step, size) for step in PROBES] for each, last in sorted(last_before.items())]

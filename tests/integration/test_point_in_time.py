@@ -6,7 +6,7 @@ import pytest
 
 from tests import by_hand
 
-from .barman_host import BarmanHost
+from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
 from .postgres import SEGMENT_SIZE
 from .standby import Standby
@@ -63,6 +63,40 @@ def test_a_hole_does_not_end_a_recovery(
     call = recovering.fetch(end, "--retry", "0", server=server, host="gate")
     assert call.status == 1, "the archive ends here, and so does the recovery"
     assert recovering.fetch("00000002.history", server=server, host="gate").status == 1
+
+
+def test_a_hole_that_pg_wal_fills_is_none(
+    recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
+) -> None:
+    """Whoever has rescued a segment from a dead primary puts it there."""
+    hole, after = angus.segments[4:6]
+    server = archive({after: wal(after)})
+    in_pg_wal = recovering.data / "pg_wal" / hole
+    in_pg_wal.write_bytes(wal(after))
+    assert recovering.fetch(hole, "--retry", "0", server=server, host="gate").status == 200, "it is another one"
+    in_pg_wal.write_bytes(wal(hole))
+    call = recovering.fetch(hole, "--retry", "0", server=server, host="gate")
+    assert (call.status, len(call.lines)) == (1, 1)
+    assert "PostgreSQL has it in pg_wal" in call.stderr
+
+
+@both_hosts
+def test_a_hole_just_before_a_timeline_switch_is_one(
+    recovering: Standby, angus: Primary, archive: Callable[..., str], host: str
+) -> None:
+    """A primary that died has not archived its last segments, and its successor archives what it wrote itself."""
+    hole, switched = angus.segments[4], angus.segments[5]
+    history = f"1\t0/{switched[22:]}000148\tno recovery target specified\n".encode()
+    begin = f"00000002{switched[8:]}"
+    server = archive(
+        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+    )
+    call = recovering.fetch(hole, "--retry", "0", server=server, host=host)
+    assert call.status == 1, "nobody has told of another timeline"
+    (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)
+    call = recovering.fetch(hole, "--retry", "0", server=server, host=host)
+    assert call.status == 200
+    assert f"a hole here: it holds {begin}" in call.stderr
 
 
 def test_a_hole_is_harmless_on_a_standby(

@@ -172,8 +172,9 @@ def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
     assert list(cluster.newest_segments(read(folder))) == [newer, old]
 
 
-def test_where_a_timeline_branched_off_is_read_from_its_history(tmp_path: Path) -> None:
+def test_the_histories_in_pg_wal_are_read_as_far_as_they_are_right(tmp_path: Path) -> None:
     folder = data_directory(tmp_path / "main")
-    assert cluster.switch_position(read(folder), 3, 16 * MIB) == 0
+    assert list(cluster.histories(read(folder))) == []
     (folder / "pg_wal" / "00000003.history").write_text("1\t0/5000148\tfirst\n2\t1/0A000000\tsecond\n")
-    assert cluster.switch_position(read(folder), 3, 16 * MIB) == 256 + 10
+    (folder / "pg_wal" / "00000004.history").write_text("no history\n")
+    assert list(cluster.histories(read(folder))) == [("00000003.history", [(1, 0x5000148), (2, 0x10A000000)])]

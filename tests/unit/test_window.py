@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from walbasin import segment, window
@@ -87,8 +88,32 @@ def test_nothing_is_asked_for_beyond_the_end_of_the_archive() -> None:
     assert window.next_to_fetch(names(6, 7, 8, 9), set(names(8)), [], {}, trusted=9) == names(6, 7)
 
 
+FAR = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
 def test_a_hole_is_looked_for_further_and_further_away_on_the_same_timeline() -> None:
-    beyond = window.beyond("0000000200000000000000FF", SIZE)
-    distances = [segment.position(name, SIZE) - 0xFF for name in beyond]
-    assert distances == [1, 2, 4, 8, 16, 32, 64, 128]
+    (beyond,) = window.beyond("0000000200000000000000FF", SIZE, [])
+    assert [segment.position(name, SIZE) - 0xFF for name in beyond] == list(FAR)
     assert {segment.timeline(name) for name in beyond} == {2}
+
+
+@pytest.mark.parametrize(
+    ("missing", "histories", "begins"),
+    [
+        # Timeline 2 begins in segment 7, timeline 3 in 9.
+        (names(6), [{1: 0, 2: 7, 3: 9}], {1: 7, 2: 7, 3: 9}),
+        (names(4), [{1: 0, 2: 7}, {1: 0, 2: 7, 3: 9}], {1: 5, 2: 7, 3: 9}),
+        # Segment 7 of timeline 2 has been asked for before that of its parent is.
+        (names(7), [{1: 0, 2: 7, 3: 9}], {1: 8, 3: 9}),
+        (names(8, timeline=2), [{1: 0, 2: 7, 3: 9}], {2: 9, 3: 9}),
+        (names(9, timeline=3), [{1: 0, 2: 7, 3: 9}], {3: 10}),
+        # Two that have branched off side by side, and one that is no child of ours.
+        (names(6), [{1: 0, 2: 7}, {1: 0, 3: 8}], {1: 7, 2: 7, 3: 8}),
+        (names(6, timeline=2), [{1: 0, 3: 8}], {2: 7}),
+    ],
+)
+def test_a_hole_before_a_switch_is_told_by_what_the_next_timeline_has(
+    missing: list[str], histories: list[dict[int, int]], begins: dict[int, int]
+) -> None:
+    found = window.beyond(missing[0], SIZE, histories)
+    assert found == [[segment.at(each, first - 1 + step, SIZE) for step in FAR] for each, first in begins.items()]
