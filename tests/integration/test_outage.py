@@ -141,6 +141,46 @@ def test_the_archive_has_a_hole(
     assert rows(server) == angus.rows
 
 
+@both_clients
+def test_the_archive_lacks_what_the_primary_wrote_last(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    angus: Primary,
+    barman: BarmanHost,
+    name: str,
+    client: str,
+) -> None:
+    """It died before it had archived it, and the standby that took over archives its own timeline alone."""
+    barman.add_server(name)
+    shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
+    chris = copy_of_base("chris", "standby.signal", restore_command=command("ours", server=name))
+    chris.start()
+    wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+    chris.promote()
+    chris.sql("INSERT INTO t SELECT generate_series(1, 7)")
+    begin = chris.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    for file in ("00000002.history", begin):
+        barman.put(name, file, (chris.data / "pg_wal" / file).read_bytes())
+    after_promotion = rows(chris)
+    chris.stop()
+    hole = barman.file(name, angus.segments[-1])
+    content = hole.read_bytes()
+    hole.unlink()
+    server = copy_of_base("pitr", "recovery.signal", restore_command=command(client, "--retry", "1", server=name))
+    server.start(wait=False)
+    if client == "stock":
+        wait_until(lambda: has_ended(server), "the end of recovery", 120)
+        assert rows(server) < angus.rows
+        return
+    wait_until(lambda: STOPPED in server.log() and not server.is_running(), "its end", 60)
+    assert not has_ended(server)
+    assert f"{hole.name}: the archive has a hole here: it holds {begin}" in server.log()
+    hole.write_bytes(content)
+    server.start()
+    wait_until(lambda: has_ended(server), "the end of recovery", 120)
+    assert rows(server) == after_promotion
+
+
 # --- the end of recovery
 
 
