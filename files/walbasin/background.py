@@ -120,6 +120,8 @@ class Background:
         self.sessions.watch(caller.fileno(), lambda: self._listen(caller))
 
     def _listen(self, caller: socket.socket) -> None:
+        if caller not in self.callers:  # dismissed in this very round
+            return
         try:
             data = caller.recv(ask.LONGEST)
         except OSError:

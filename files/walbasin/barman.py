@@ -106,6 +106,7 @@ def open_file(where: Folders, name: str) -> Optional[Tuple[int, int]]:
             return descriptor, status.st_size
         os.close(descriptor)
         raise OSError(None, "not a regular file", path)
+    os.stat(where.wals)  # an archive that was moved or unmounted meanwhile has everything, and here is nothing
     return None
 
 

@@ -17,6 +17,9 @@ from walbasin.transport import Absent, Lost, Remote, Silent, Unreachable
 CHUNK = 256 * 1024
 PIPE_SIZE = 1024 * 1024
 F_SETPIPE_SZ = 1031
+# Seconds that one connection may take before others, and callers, have their turn: the pipe of a fast network is never
+# empty before a slow disk.
+LONGEST_TURN = 0.25
 # What a shell on the other side may print before the gate does.
 LONGEST_BANNER = 64 * 1024
 
@@ -94,9 +97,11 @@ class Gateway(transport.Connection):
     def receive_stdout(self) -> bool:
         """Raises Unreachable when what comes is not our protocol."""
         self.heard()
+        end = time.monotonic() + LONGEST_TURN
         try:
             while self._step():
-                pass
+                if time.monotonic() > end and not self._buffer:
+                    return True
         except BlockingIOError:
             return True
         return False

@@ -40,4 +40,4 @@ def decide(outcome: str, mode: str, sleep: float = 0.0, attempt: int = 0, patien
         return Verdict(STANDBY_STATUS[outcome], sleep if outcome in (UNKNOWN, INVALID) else 0.0)
     if outcome == UNUSABLE or patience <= 0:
         return Verdict(STOP)
-    return Verdict(None, min(2.0**attempt, LONGEST_PAUSE, patience))
+    return Verdict(None, min(2.0 ** min(attempt, 6), LONGEST_PAUSE, patience))

@@ -136,6 +136,7 @@ class Server:
 
 def _relay(source: IO[bytes]) -> None:
     while True:
+        signal.alarm(PATIENCE)  # a Barman that hangs would keep one of the key's places for ever
         data = os.read(source.fileno(), CHUNK)
         if not data:
             return

@@ -251,6 +251,51 @@ def test_a_broken_interpreter_is_no_answer(
     assert interpreter in call.stderr
 
 
+@pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 2), ("recovery.signal", 200)])
+def test_an_interpreter_between_shell_and_python_is_no_answer(
+    make_standby: Callable[..., Standby],
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    place: Path,
+    signal_file: str,
+    status: int,
+) -> None:
+    standby = make_standby(signal_file)
+    standby.fetcher = install(place / "lib")
+    wrapper = place / "python3"
+    wrapper.write_text('#!/bin/sh\npython3 "$@"\nexit $?\n')
+    wrapper.chmod(0o755)
+    (place / "lib" / "interpreter").write_text(f"{wrapper}\n")
+    assert standby.fetch(angus.segments[4]).status == status
+    assert standby.pg_wal() == []
+    (standby.data / "pg_wal" / angus.segments[4]).write_bytes(wal(angus.segments[4]))
+    give(standby.data)
+    assert standby.fetch("test", "-t", destination="pg_wal/test").status == status
+
+
+# PostgreSQL's own words for a boolean, and its names in any case (guc-file.l, parse_bool).
+@pytest.mark.parametrize(
+    ("line", "words", "status"),
+    [
+        ("standby_mode = on", [], 2),
+        ("\tSTANDBY_MODE 'true'", [], 2),
+        ("standby_mode=yes", [], 2),
+        ("standby_mode = off", [], 200),
+        ("# standby_mode = on", [], 200),
+        ("standby_mode = off", ["--mode", "standby"], 2),
+        ("standby_mode = on", ["--mode=recovery"], 200),
+    ],
+)
+def test_without_python_the_shell_finds_the_mode_too(
+    make_standby: Callable[..., Standby], place: Path, line: str, words: list[str], status: int
+) -> None:
+    standby = make_standby("recovery.conf", version=11)
+    (standby.data / "recovery.conf").write_text(f"{line}\n")
+    standby.fetcher = install(place / "lib")
+    (place / "lib" / "interpreter").write_text("/bin/false\n")
+    assert standby.fetch("000000010000000000000004", *words).status == status
+
+
 def test_a_broken_package_is_no_answer(chris: Standby, place: Path) -> None:
     chris.fetcher = install(place / "lib")
     (place / "lib" / "walbasin" / "policy.py").write_text("this is no Python\n")

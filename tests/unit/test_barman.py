@@ -88,6 +88,14 @@ def test_wals_is_looked_at_twice_because_the_archiver_moves_files_there() -> Non
     assert barman.paths(where, "00000002.history")[0] == "/b/wals/00000002.history"
 
 
+def test_an_archive_that_has_gone_has_not_nothing(home: Path) -> None:
+    where = folders(home)
+    assert barman.open_file(where, SEGMENT) is None
+    (home / "angus").rename(home / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="angus/wals"):
+        barman.open_file(where, SEGMENT)
+
+
 def test_barmans_log_has_barmans_format(home: Path) -> None:
     logger = barman.open_log(barman.read_config(str(home / "barman.conf")))
     logger.info("Sending WAL '%s'", SEGMENT)

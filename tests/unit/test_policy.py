@@ -62,7 +62,7 @@ def test_a_standby_is_never_given_what_postgresql_takes_for_fatal(outcome: str) 
 
 @pytest.mark.parametrize("outcome", [HOLE, UNKNOWN, INVALID, UNUSABLE])
 def test_no_trouble_ends_a_point_in_time_recovery_early(outcome: str) -> None:
-    for patience, attempt in itertools.product((-1, 0, 0.1, 600), (0, 1, 1000)):
+    for patience, attempt in itertools.product((-1, 0, 0.1, 600), (0, 1, 9999)):
         status = decide(outcome, RECOVERY, attempt=attempt, patience=patience).status
         assert status is None or status > 125
 

@@ -1,5 +1,6 @@
 """The gate's side of a connection, given whatever a stolen key could send: in this process, over a pipe."""
 
+import bz2
 import os
 import signal
 import struct
@@ -123,6 +124,25 @@ def test_a_request_that_comes_slowly_for_ever_is_ended(impatient: "subprocess.Po
             impatient.stdin.write(b"0")
             time.sleep(0.05)
     assert impatient.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def hanging_barman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "barman").write_text("#!/bin/sh\nexec sleep 20\n")
+    (tmp_path / "bin" / "barman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+
+def test_a_barman_that_hangs_is_not_waited_for(
+    hanging_barman: None, impatient: "subprocess.Popen[bytes]", config: Path
+) -> None:
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(bz2.compress(bytes(MIB)))
+    assert impatient.stdin
+    impatient.stdin.write(NAMES[2].encode() + b"\n")
+    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    file.unlink()
 
 
 def test_an_answer_that_nobody_takes_is_ended(impatient: "subprocess.Popen[bytes]", config: Path) -> None:
