@@ -11,7 +11,7 @@ INVENTORY := molecule/shared/inventory
 PACKAGES := postgresql openssh-server gnupg zstd lz4 chromium
 
 # Tests wait more than they compute.
-SIDE_BY_SIDE := --numprocesses 3
+SIDE_BY_SIDE := --numprocesses 4
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
