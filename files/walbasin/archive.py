@@ -12,9 +12,6 @@ from walbasin.job import Job
 from walbasin.spool import Spool
 from walbasin.transport import Absent, Remote, Session, Sessions, Unreachable
 
-# sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100).
-SESSIONS_AT_ONCE = 8
-
 
 class Archive(NamedTuple):
     """`request` holds what is the same for all requests; `cluster` is whose WAL it must be, None if not known."""
@@ -111,7 +108,7 @@ class Ahead:
             self.spool.discard(set(self.spool.names()) - set(wanted))
             room = self.spool.room(self.size)
             self._queue = window.ahead(requested, answer.names(), self.spool.names(), self.jobs, room)
-            for _each in range(SESSIONS_AT_ONCE - 1):
+            for _each in range(transport.MOST_CONNECTIONS - 1):
                 self._next(sessions, archive)
 
         with contextlib.suppress(Unreachable):  # the requested file's own session tells

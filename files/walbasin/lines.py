@@ -7,10 +7,8 @@ from typing import Callable, List, NamedTuple, Sequence
 
 from walbasin import wire
 from walbasin.gateway import Gateway, NoGate, Receiver
-from walbasin.transport import Lost, Remote, Sessions, Unreachable
+from walbasin.transport import MOST_CONNECTIONS, Lost, Remote, Sessions, Unreachable
 
-# sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100).
-MOST = 8
 # Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
 PIPELINE = 2
 # Seconds for a segment. What takes longer may be held back by the window that OpenSSH gives each connection, of so many
@@ -129,7 +127,7 @@ class Lines:
             self._alone = min(self._alone, seconds)
         round_trip = min((line.round_trip for line in self._lines), default=0.0)
         pace = Pace(seconds, used, self._alone, round_trip)
-        self._to_use = lines_to_use(self._to_use, min(MOST, self._jobs), pace, size)
+        self._to_use = lines_to_use(self._to_use, min(MOST_CONNECTIONS, self._jobs), pace, size)
 
     def tick(self) -> None:
         """To be called once in a while: what does not announce itself."""

@@ -14,6 +14,8 @@ from walbasin import segment
 CONNECT_LIMIT = 10
 SILENCE_LIMIT = 30
 FORMER_LIMIT = 2
+# sshd drops connections at random from the eleventh unauthenticated one on (MaxStartups 10:30:100).
+MOST_CONNECTIONS = 8
 CHUNK = 1 << 20
 STDERR_KEPT = 4096
 # ssh's own failures; a remote command that ends so is indistinguishable from them.
