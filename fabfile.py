@@ -45,14 +45,14 @@ def _fleet(context: Context, inventory: Sequence[str] | None, known_hosts: str, 
 def status(
     c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", json: bool = False
 ) -> None:
-    """Say how each standby stands, and whether it could survive. Ends with 1 when one could not."""
+    """Say how each standby stands, and whether it could survive. Ends with 1 if one could not, 2 if none answers."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         rows = standing.rows(fleet, standing.looks(fleet), INTERVAL)
     if json:
         print(*map(_object, rows), sep="\n")
     else:
         Console().print(table.table(rows))
-    sys.exit(any(row.problems for row in rows))
+    sys.exit(2 if all(row.role == standing.DOWN for row in rows) else any(row.problems for row in rows))
 
 
 def _object(row: Row) -> str:
@@ -108,11 +108,22 @@ def drill(
             raise Trouble(f"no drill with {cluster.name}: {'; '.join(reasons)}")
         if not yes and not _agrees(f"Interrupt streaming to {cluster.name}, for {limit} seconds at most?"):
             sys.exit(1)
+        page = _writable(report)
         evidence = rehearsal.run()
-    Path(report).write_text(reports.html(evidence))
+    page.write_text(reports.html(evidence), encoding="utf-8")
     for phase in evidence.phases:
         print(f"{phase.end - phase.begin:7.1f} s  {phase.title}")
     print(f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}.")
+
+
+def _writable(report: str) -> Path:
+    """Known before the drill, so that its evidence is not lost after it. Raises Trouble."""
+    page = Path(report)
+    try:
+        page.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise Trouble(f"the report cannot be written to {report}: {error.strerror}") from error
+    return page
 
 
 def _tell(text: str) -> None:
@@ -120,7 +131,11 @@ def _tell(text: str) -> None:
 
 
 def _agrees(question: str) -> bool:
-    return input(f"{question} [y/N] ").strip().lower() == "y"
+    try:
+        return input(f"{question} [y/N] ").strip().lower() == "y"
+    except EOFError:
+        print("fab: nobody answers; --yes does not ask", file=sys.stderr)
+        return False
 
 
 @task(iterable=["inventory"], help={**HELP, "lines": "how many of each log (default: 20)"})

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple, Optional
 
 from . import standing
-from .hosts import Cluster, Host, Trouble
+from .hosts import Cluster, Host, Standby, Trouble
 from .standing import Look
 
 UNIT = "walbasin-drill"
@@ -20,6 +20,12 @@ TABLE = "inet walbasin_drill"
 # A standby that is further behind has other worries. Bytes.
 MOST_LAG = 64 << 20
 STEP = 1.0
+# Seconds. Less would not be enough to make the cut, and to see what comes of it.
+SHORTEST_LIMIT = 30
+# Seconds. PostgreSQL tries to stream again every five (wal_retrieve_retry_interval).
+MENDED_LIMIT = 60
+# These would take the rehearsal for the real thing, and promote a standby.
+FAILOVER_MANAGER = re.compile(r"(?:^|/)(repmgrd|patroni|pg_autoctl|stolon-keeper)(?= |$)", re.MULTILINE)
 
 
 class Sample(NamedTuple):
@@ -57,26 +63,39 @@ class Evidence(NamedTuple):
     samples: list[Sample]
 
 
-def refusals(look: Look, peers: int, synchronous: str, name: str, sources: list[tuple[str, int]]) -> Iterator[str]:
-    """Why a standby must be left alone. peers: standbys of the same primary, itself included.
+class Surroundings(NamedTuple):
+    """What there is besides the standby itself.
 
-    synchronous: the primary's synchronous_standby_names; name: the standby's application_name.
-    sources: host and port of each server that it may stream from.
+    peers: standbys of the same primary, itself included. synchronous: the primary's synchronous_standby_names.
+    name: the standby's application_name. sources: host and port of each server that it may stream from.
+    processes: the command lines on its host, a line each.
     """
+
+    peers: int
+    synchronous: str
+    name: str
+    sources: list[tuple[str, int]]
+    processes: str
+
+
+def refusals(standby: Standby, look: Look, around: Surroundings) -> Iterator[str]:
+    """Why a standby must be left alone."""
     if look.server["receiver"] != "streaming":
         yield "it does not stream, so there is nothing to interrupt"
         return
     lag = int(look.server["sent"] or 0) - int(look.server["replayed"])
     if lag > MOST_LAG:
         yield f"it lags {lag >> 20} MiB behind"
-    if look.status["test"]["error"] or not look.status["test"]["time"]:
-        yield f"its fallback does not work: {look.status['test']['error'] or 'it was never tested'}"
-    if peers < 2:
+    yield from standing.problems(standby, look)
+    if around.peers < 2:
         yield "it is the only standby of its primary in the inventory (--although-alone, if that may be)"
-    if is_synchronous(synchronous, name):
-        yield f"commits may wait for it (synchronous_standby_names = '{synchronous}')"
-    if any(host.startswith("/") for host, _ in sources):
+    if is_synchronous(around.synchronous, around.name):
+        yield f"commits may wait for it (synchronous_standby_names = '{around.synchronous}')"
+    if any(host.startswith("/") for host, _ in around.sources):
         yield "it streams through a local socket, which cannot be cut"
+    manager = FAILOVER_MANAGER.search(around.processes)
+    if manager:
+        yield f"{manager[1]} runs there, and may promote it meanwhile: stop or pause that first"
 
 
 def is_synchronous(names: str, name: str) -> bool:
@@ -87,9 +106,8 @@ def is_synchronous(names: str, name: str) -> bool:
 
 
 def conninfo(text: str) -> dict[str, str]:
-    """The settings of a libpq connection string (keyword = value, a value with spaces in quotes)."""
-    found = re.findall(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s\\]|\\.)+))", text)
-    return {name: re.sub(r"\\(.)", r"\1", quoted or plain) for name, quoted, plain in found}
+    """The settings in pg_stat_wal_receiver's conninfo, which quotes nothing (libpqwalreceiver.c)."""
+    return dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", text))
 
 
 def sources(settings: dict[str, str]) -> list[tuple[str, int]]:
@@ -126,11 +144,18 @@ ARM = f"""
 nft=$(command -v nft) || {{ echo "nft, which cuts the connection, is not installed" >&2; exit 1; }}
 systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s "$nft" delete table {TABLE}
 """
+CUT = f"""
+systemctl is-active --quiet {UNIT}.timer || {{ echo "what undoes the cut is not armed any more" >&2; exit 1; }}
+printf %s "$1" | nft -f -
+"""
+# The timer goes last, and not at all ($1: no) where a cut may still be on its way.
 MEND = f"""
 nft delete table {TABLE} 2>/dev/null
+if nft list table {TABLE} >/dev/null 2>&1; then echo "the rule is still there" >&2; exit 1; fi
+[ "$1" = yes ] || exit 0
 systemctl stop {UNIT}.timer {UNIT}.service 2>/dev/null
 systemctl reset-failed {UNIT}.service 2>/dev/null
-if nft list table {TABLE} >/dev/null 2>&1; then exit 1; fi
+exit 0
 """
 RESOLVE = """for name in "$@"; do getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed "s/$/ $name/"; done"""
 
@@ -139,7 +164,9 @@ class Drill:
     """One rehearsal on one cluster. `tell` is called with each step, for people."""
 
     def __init__(self, cluster: Cluster, primary: Optional[Host], limit: int, tell: Callable[[str], None]) -> None:
-        """limit: seconds after which the cut is undone, whatever happens."""
+        """limit: seconds after which the cut is undone, whatever happens. Raises Trouble."""
+        if limit < SHORTEST_LIMIT:
+            raise Trouble(f"--limit {limit}: no rehearsal takes less than {SHORTEST_LIMIT} seconds")
         self.cluster = cluster
         self.primary = primary
         self.limit = limit
@@ -158,7 +185,9 @@ class Drill:
         settings = self._settings
         name = settings.get("application_name") or settings.get("fallback_application_name") or "walreceiver"
         synchronous = self._synchronous(first) if settings else ""
-        return list(refusals(first, peers, synchronous, name, sources(settings)))
+        processes = self.cluster.host.run("ps", "-eo", "args=")
+        around = Surroundings(peers, synchronous, name, sources(settings), processes)
+        return list(refusals(self.cluster.standby, first, around))
 
     def _look(self) -> Look:
         self._last = standing.look(self.cluster, self._last)
@@ -205,15 +234,16 @@ class Drill:
         self.sample()
         with self._cut():
             with self._phase("streaming is interrupted"):
-                self._watch(lambda sample: not sample.is_streaming, "the end of streaming")
+                self._watch(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
             with self._phase("the primary writes on"):
-                marker, goal = self._mark(first)
+                marker, goal = self._mark(int(first.server["segment_size"]))
             with self._phase("the standby restores from Barman"):
-                self._watch(lambda sample: sample.replayed >= goal, f"the replay of {marker}")
+                self._watch(lambda sample: sample.replayed >= goal, f"the replay of {marker}", self.limit)
             if self._has_streamed(goal):
                 raise Trouble(f"{self.cluster.name} has streamed in between: nothing is proved")
         with self._phase("streaming is given back"):
-            self._watch(lambda sample: sample.is_streaming, "streaming")
+            # Where it could not be given back, the timer does it.
+            self._watch(lambda sample: sample.is_streaming, "streaming", max(self._now(), self.limit) + MENDED_LIMIT)
         standby = self.cluster.standby
         return Evidence(
             standby=self.cluster.name,
@@ -231,9 +261,12 @@ class Drill:
 
     def _has_streamed(self, goal: int) -> bool:
         """What was replayed had been received over the connection that should have been cut."""
-        received = standing.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'")
         cut = self.phases[0].end
-        return int(received or 0) >= goal or any(sample.is_streaming for sample in self.samples if sample.moment > cut)
+        return self._received() >= goal or any(sample.is_streaming for sample in self.samples if sample.moment > cut)
+
+    def _received(self) -> int:
+        """Up to where it has streamed, in bytes."""
+        return int(standing.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'") or 0)
 
     @contextmanager
     def _phase(self, title: str) -> Iterator[None]:
@@ -256,42 +289,44 @@ class Drill:
             raise Trouble(f"{self.cluster.name}: no address is known of {servers}")
         # Another drill's timer has the same name: then this one has nothing to undo.
         host.run("sh", "-c", ARM, "sh", str(self.limit))
+        is_cut = False
         try:
-            host.run("sh", "-c", 'printf %s "$1" | nft -f -', "sh", rules(addresses, user))
-            standing.psql(self.cluster, "SELECT pg_terminate_backend(pid) FROM pg_stat_wal_receiver")
+            host.run("sh", "-c", CUT, "sh", rules(addresses, user))
+            is_cut = True
             yield
         finally:
-            self._mend()
+            self._mend(is_cut)
 
-    def _mend(self) -> None:
+    def _mend(self, is_cut: bool) -> None:
         """Trouble is told, not raised: another may be on its way already."""
         for attempt in range(3):
             try:
-                self.cluster.host.run("sh", "-c", MEND)
+                self.cluster.host.run("sh", "-c", MEND, "sh", "yes" if is_cut else "no")
                 return
             except Trouble as trouble:
                 self.cluster.host.close()
                 self.tell(f"cannot give streaming back, attempt {attempt + 1}: {trouble}")
         self.tell(f"{self.cluster.name} undoes it by itself, {self.limit} seconds after the cut at the latest")
 
-    def _mark(self, first: Look) -> tuple[str, int]:
-        """What has to be replayed, in words and as a position in bytes."""
+    def _mark(self, size: int) -> tuple[str, int]:
+        """What has to be replayed, in words and as a position in bytes. size: of a segment."""
         if self.primary is not None:
             name = f"walbasin drill {time.strftime('%Y-%m-%d %H:%M:%S')}"
             return f"the restore point '{name}'", int(self._ask_primary(MARK, name=name).splitlines()[0])
-        size = int(first.server["segment_size"])
-        sent = int(first.server["sent"])
-        return "the segment that was being written", (sent // size + 1) * size
+        return "the segment that was being written", (self._received() // size + 1) * size
 
-    def _watch(self, is_over: Callable[[Sample], bool], what: str) -> None:
+    def _watch(self, is_over: Callable[[Sample], bool], what: str, end: float) -> None:
+        """end: in seconds since the drill began. Raises Trouble."""
         while not is_over(self.sample()):
-            if self._now() > self.limit:
-                raise Trouble(f"{self.cluster.name}: {what} has not come within {self.limit} seconds")
+            if self._now() > end:
+                raise Trouble(f"{self.cluster.name}: {what} has not come within {end:.0f} seconds")
             time.sleep(STEP)
 
     def sample(self) -> Sample:
         """Raises Trouble."""
         now = self._look()
+        if not now.server["is_recovering"]:
+            raise Trouble(f"{self.cluster.name} was promoted meanwhile")
         last = now.status["record"]["last_segment"]
         if self.samples and now.status["record"]["restored"] > self.samples[0].restored and last not in self.segments:
             self.segments.append(last)

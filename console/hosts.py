@@ -75,10 +75,14 @@ class Host:
                 "allow_agent": not identity,
                 "banner_timeout": CONNECT_LIMIT,
                 "auth_timeout": CONNECT_LIMIT,
+                "channel_timeout": CONNECT_LIMIT,
             },
         )
         client = self._connection.client
-        client.load_system_host_keys(known_hosts and str(Path(known_hosts).expanduser()))
+        try:
+            client.load_system_host_keys(known_hosts and str(Path(known_hosts).expanduser()))
+        except (OSError, paramiko.hostkeys.InvalidHostKey) as error:
+            raise Trouble(f"{known_hosts or 'known_hosts'} cannot be read: {error}") from error
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
 
     def run(self, *words: str, user: str = "root", limit: int = COMMAND_LIMIT) -> str:
@@ -107,6 +111,11 @@ class Standby(NamedTuple):
     postgres_user: str
     spool_dir: str
     restore_command: str
+
+    def option(self, name: str) -> str:
+        """What restore_command says for an option (-p or the like); nothing where it does not."""
+        words = shlex.split(self.restore_command.replace("%%", "%"))
+        return words[words.index(name) + 1] if name in words else ""
 
 
 class Cluster(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .hosts import Cluster, Fleet, Trouble
+from .hosts import Cluster, Fleet, Host, Trouble
 
 # PostgreSQL's own lines about where its WAL comes from, and ours.
 MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
@@ -11,7 +11,7 @@ MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|
 FIND = """
 cd "$1" || exit
 if [ -s current_logfiles ]; then
-    file=$(sed -n 's/^stderr //p' current_logfiles)
+    file=$(sed -n 's/^[a-z]* //p' current_logfiles | head -n 1) # stderr, csvlog or jsonlog
 else
     { read -r pid <postmaster.pid && file=$(readlink "/proc/$pid/fd/2"); } 2>/dev/null ||
         file=$(ls -t /var/log/postgresql/*.log 2>/dev/null | head -n 1)
@@ -28,20 +28,26 @@ if [ -n "$1" ]; then cat "$1"; else journalctl -q --no-pager -o cat _COMM=postgr
 
 
 def of(fleet: Fleet, lines: int) -> Iterator[tuple[str, str]]:
-    """A title and the last lines, for each cluster and its Barman host. Raises Trouble when a standby is silent."""
-    for cluster in fleet.clusters():
-        host, standby = cluster.host, cluster.standby
-        file = host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
-        text = host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip()
-        yield f"{cluster.name}: PostgreSQL, {file or 'its journal'}", text
-        test = _journal(cluster, f"walbasin-test-{standby.barman_server}", lines)
-        yield f"{cluster.name}: the hourly test", test
-        yield f"{standby.barman_host}: the gate", _gate(fleet, cluster, lines)
+    """A title and the last lines, for each cluster and its Barman host; of one that is silent, why."""
+    for host in fleet.standbys:
+        try:
+            for cluster in fleet.clusters_on(host):
+                yield from _of_cluster(cluster, lines)
+                yield f"{cluster.standby.barman_host}: the gate", _gate(fleet, cluster, lines)
+        except Trouble as trouble:
+            yield host.name, str(trouble)
 
 
-def _journal(cluster: Cluster, unit: str, lines: int) -> str:
-    words = ("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), "-u", unit)
-    return cluster.host.run(*words).rstrip()
+def _of_cluster(cluster: Cluster, lines: int) -> Iterator[tuple[str, str]]:
+    host, standby = cluster.host, cluster.standby
+    file = host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
+    text = host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip()
+    yield f"{cluster.name}: PostgreSQL, {file or 'its journal'}", text
+    yield f"{cluster.name}: the hourly test", _journal(host, lines, "-u", f"walbasin-test-{standby.barman_server}")
+
+
+def _journal(host: Host, lines: int, *which: str) -> str:
+    return host.run("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), *which).rstrip()
 
 
 def _gate(fleet: Fleet, cluster: Cluster, lines: int) -> str:
@@ -49,8 +55,7 @@ def _gate(fleet: Fleet, cluster: Cluster, lines: int) -> str:
     try:
         host = fleet.barman(cluster)
         try:
-            words = ("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), "-t", "barman-wal-gate")
-            return host.run(*words).rstrip()
+            return _journal(host, lines, "-t", "barman-wal-gate")
         finally:
             host.close()
     except Trouble as trouble:

@@ -33,8 +33,7 @@ cd "$1" || exit
 """
 PSQL = 'psql -XAtqw -v ON_ERROR_STOP=1 -h "$socket" -p "$port" -d postgres'
 LOOK = f"""{HERE}
-{PSQL} -c "$2" | tr -d '\\n' || exit
-echo
+{PSQL} -c "$2" || exit
 eval "$3"
 """
 STREAMING, RESTORING, PRIMARY, DOWN = "streaming", "restoring", "primary", "down"
@@ -47,6 +46,7 @@ PEEK_INTERVAL = 5.0
 # As many segments as Barman's gate tells at once, and how often it is asked for more of them.
 MOST_PEEKED = 1024
 MOST_PEEKS = 8
+SEGMENT = re.compile(r"[0-9A-F]{24}")
 
 
 class Archive(NamedTuple):
@@ -73,7 +73,10 @@ class Look(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One standby. Rates are bytes a second, lags bytes and seconds, times seconds. None: not known, or none."""
+    """One standby. Rates are bytes a second, lags bytes and seconds, times seconds. None: not known, or none.
+
+    problems: what would keep it from surviving; notes: what makes it slower, or less safe.
+    """
 
     standby: str
     server: str
@@ -88,6 +91,7 @@ class Row(NamedTuple):
     eta: Optional[float] = None
     test_age: Optional[float] = None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Looks = dict[str, Look]
@@ -134,10 +138,13 @@ def archive_end(start: int, timeline: int, size: int, peek: Callable[[str], list
 def _peek(cluster: Cluster, segment: str) -> list[str]:
     """The segments that Barman has, from this one on. Raises Trouble."""
     standby = cluster.standby
-    asking_for = f"barman get-wal --peek {MOST_PEEKED} {shlex.quote(standby.barman_server)} {segment}"
-    config = re.search(r"--ssh-config (\S+)", standby.restore_command)
-    words = ["ssh", *(["-F", config.group(1)] if config else []), "-T", standby.barman_host, asking_for]
-    return cluster.host.run(*words, user=standby.postgres_user).split()
+    config = standby.option("-c")
+    asking_for = ["barman", *(["--config", config] if config else []), "get-wal", "--peek", str(MOST_PEEKED)]
+    line = shlex.join([*asking_for, standby.barman_server, segment])
+    said = cluster.host.run(
+        *("ssh", "-F", standby.option("--ssh-config"), "-T", standby.barman_host, line), user=standby.postgres_user
+    )
+    return [word for word in said.split() if SEGMENT.fullmatch(word)]  # a login message may come before
 
 
 def psql(cluster: Cluster, script: str) -> str:
@@ -155,13 +162,23 @@ def rows(fleet: Fleet, before: Looks, interval: float) -> list[Row]:
     found = []
     for host in fleet.standbys:
         try:
-            for cluster in fleet.clusters_on(host):
-                last = before.get(cluster.name)
-                now = before[cluster.name] = look(cluster, last)
-                found.append(row(cluster.name, cluster.standby, last or now, now))
+            found += [_row_of(cluster, before) for cluster in fleet.clusters_on(host)]
         except Trouble as trouble:
-            found.append(Row(host.name, "", DOWN, problems=(str(trouble).removeprefix(f"{host.name}: "),)))
+            found.append(_down(host.name, "", host.name, trouble))
     return found
+
+
+def _row_of(cluster: Cluster, before: Looks) -> Row:
+    try:
+        last = before.get(cluster.name)
+        now = before[cluster.name] = look(cluster, last)
+        return row(cluster.name, cluster.standby, last or now, now)
+    except Trouble as trouble:
+        return _down(cluster.name, cluster.standby.barman_server, cluster.host.name, trouble)
+
+
+def _down(name: str, server: str, host: str, trouble: Trouble) -> Row:
+    return Row(name, server, DOWN, problems=(str(trouble).removeprefix(f"{host}: "),))
 
 
 def looks(fleet: Fleet) -> Looks:
@@ -181,6 +198,8 @@ def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
     server, status = after.server, after.status
     if not server["is_recovering"]:
         return Row(name, standby.barman_server, PRIMARY, problems=("it is no standby (any more)",))
+    if not before.server["is_recovering"]:
+        before = after
     seconds = max(after.moment - before.moment, 0.001)
     record, was = status["record"], before.status["record"]
     size = server["segment_size"]
@@ -189,6 +208,8 @@ def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
     replay_rate = (server["replayed"] - before.server["replayed"]) / seconds
     fetched = record["bytes"] - was["bytes"] + (len(status["basin"]) - len(before.status["basin"])) * size
     is_moving = role == RESTORING and replay_rate > 0
+    # Without a background process nothing is counted.
+    is_counted = int(standby.option("-p") or 0) > 1
     return Row(
         name,
         standby.barman_server,
@@ -197,13 +218,19 @@ def row(name: str, standby: Standby, before: Look, after: Look) -> Row:
         None if lag == 0 or server["replayed_at"] is None else max(0.0, server["now"] - server["replayed_at"]),
         record["last_segment"],
         len(status["basin"]),
-        max(0.0, fetched / seconds) if role == RESTORING else None,
+        max(0.0, fetched / seconds) if role == RESTORING and is_counted else None,
         replay_rate if role == RESTORING else None,
-        "" if not is_moving else "fetch" if (record["waited"] - was["waited"]) / seconds > WAITING else "replay",
+        _bottleneck((record["waited"] - was["waited"]) / seconds) if is_moving and is_counted else "",
         lag / replay_rate if is_moving and lag is not None else None,
         server["now"] - status["test"]["time"] if status["test"]["time"] else None,
-        tuple(_problems(standby, after)),
+        tuple(problems(standby, after)),
+        tuple(_notes(after)),
     )
+
+
+def _bottleneck(waiting: float) -> str:
+    """waiting: for which part of the time PostgreSQL has waited for WAL."""
+    return "fetch" if waiting > WAITING else "replay"
 
 
 def _lag(server: dict[str, Any], archive: Archive) -> Optional[int]:
@@ -225,7 +252,8 @@ def segment_at(position: int, timeline: int, size: int) -> str:
     return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
 
 
-def _problems(standby: Standby, now: Look) -> Iterator[str]:
+def problems(standby: Standby, now: Look) -> Iterator[str]:
+    """What would keep it from surviving an outage of its primary."""
     server, status = now.server, now.status
     # Up to PostgreSQL 11 it is no setting, and cannot be asked for.
     if server["restore_command"] not in (None, standby.restore_command):
@@ -239,7 +267,11 @@ def _problems(standby: Standby, now: Look) -> Iterator[str]:
         yield f"the last test failed: {test['error']}"
     elif server["now"] - test["time"] > STALE:
         yield "the way to Barman was not tested for hours"
-    elif not test["gate"]:
+
+
+def _notes(now: Look) -> Iterator[str]:
+    test, status = now.status["test"], now.status
+    if test["time"] and not test["error"] and not test["gate"]:
         yield "no gate answered its last test: its key may do more than fetch WAL, which is slow without"
     if not status["basin"] and status["room"] < 1:
-        yield "the spool has no room"
+        yield "the spool has no room, so nothing is fetched ahead"

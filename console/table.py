@@ -9,16 +9,15 @@ from rich.text import Text
 
 from .standing import Row
 
-# What all but the name need; of 80 columns that leaves fifteen to it.
+# What all but the name need; of 80 columns that leaves fifteen to a line of it.
 WIDTHS = {"role": 9, "lag": 8, "behind": 6, "basin": 5, "fetch/s": 8, "replay/s": 8, "slow": 6, "ETA": 7}
-NAME_WIDTH = 15
 STYLES = {"streaming": "green", "restoring": "yellow", "primary": "red", "down": "red"}
 
 
 def table(rows: list[Row], starts: dict[str, int] | None = None) -> RenderableType:
     """One line a standby, and below it what is wrong. starts: the lag (bytes) at which each was seen first."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("standby", no_wrap=True, max_width=NAME_WIDTH)
+    shown.add_column("standby", overflow="fold")
     for name, width in WIDTHS.items():
         shown.add_column(name, no_wrap=True, min_width=width)
     for row in rows:
@@ -36,6 +35,7 @@ def table(rows: list[Row], starts: dict[str, int] | None = None) -> RenderableTy
     lines: list[RenderableType] = [shown]
     lines += [bar(row, starts[row.standby]) for row in rows if starts and row.eta is not None and row.standby in starts]
     lines += [Text(f"{row.standby}: {problem}", "red") for row in rows for problem in row.problems]
+    lines += [Text(f"{row.standby}: {note}", "yellow") for row in rows for note in row.notes]
     return Group(*lines)
 
 

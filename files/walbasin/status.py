@@ -54,8 +54,10 @@ def read_test(text: str) -> LastTest:
 def run(job: Job) -> int:
     """Print it, in the form that was asked for. 0, or 2 after a line on stderr when there is nothing to look at."""
     own, spool = job.cluster, job.spool
-    if own is None or spool is None:
+    if own is None:
         say("no status: run it in the data directory of the standby, as the user that runs PostgreSQL")
+        return 2
+    if spool is None:  # the reason was said
         return 2
     status = Status(
         job.options.barman_host,

@@ -13,8 +13,8 @@ from console.standing import Archive, Look, Row
 
 MIB = 1 << 20
 SIZE = 16 * MIB
-COMMAND = "/usr/local/bin/barman-wal-restore --spool-dir /wal/100%% -p 8 barman angus %f %p"
-CHRIS = Standby("barman", "angus", "/var/lib/postgresql/15/main", "postgres", "/wal/100%", COMMAND)
+COMMAND = "/usr/local/bin/barman-wal-restore --spool-dir '/wal/100%% full' -p 8 barman angus %f %p"
+CHRIS = Standby("barman", "angus", "/var/lib/postgresql/15/main", "postgres", "/wal/100% full", COMMAND)
 NOW = 1_800_000_000.0
 
 
@@ -77,6 +77,17 @@ def test_one_that_restores(waited: float, bottleneck: str) -> None:
     assert row.eta == 40
 
 
+def test_where_nothing_is_counted_nothing_is_said_of_rates() -> None:
+    direct = CHRIS._replace(restore_command=COMMAND.replace("-p 8", "-p 1"))
+    row = standing.row("chris", direct, a_look(0, {}, {}), a_look(2, {"replayed": SIZE}, {}))
+    assert (row.fetch_rate, row.replay_rate, row.bottleneck) == (None, SIZE / 2, "")
+
+
+def test_a_primary_that_has_become_a_standby_is_seen_from_then_on() -> None:
+    row = a_row(a_look(0, {"is_recovering": False, "replayed": None}, {}), a_look(2, {"replayed": SIZE}, {}))
+    assert (row.role, row.replay_rate) == (standing.RESTORING, 0)
+
+
 def test_one_that_stands_still_has_no_eta() -> None:
     row = a_row(a_look(0, {}, {}), a_look(2, {}, {}))
     assert (row.role, row.lag_bytes, row.eta, row.bottleneck) == (standing.RESTORING, None, None, "")
@@ -98,8 +109,6 @@ def test_a_primary_is_a_problem() -> None:
             "failed: Permission denied",
         ),
         ({}, {"test": {"time": NOW - 4 * 3600, "seconds": 0, "error": "", "gate": "1"}}, "not tested for hours"),
-        ({}, {"test": {"time": NOW, "seconds": 0, "error": "", "gate": ""}}, "no gate answered"),
-        ({}, {"room": 0}, "no room"),
         ({}, {"archive": Archive(2, None, "Permission denied")}, "Barman does not answer it: Permission denied"),
     ],
 )
@@ -108,14 +117,32 @@ def test_what_is_wrong_is_said(server: dict[str, Any], status: dict[str, Any], w
     assert words in problem
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({"test": {"time": NOW, "seconds": 0, "error": "", "gate": ""}}, "no gate answered"),
+        ({"room": 0}, "no room"),
+    ],
+)
+def test_what_makes_it_slower_is_noted(status: dict[str, Any], words: str) -> None:
+    row = a_row(a_look(0, {}, {}), a_look(2, {}, {}, **status))
+    assert row.problems == ()
+    (note,) = row.notes
+    assert words in note
+
+
 @pytest.mark.parametrize("server", [{"restore_command": None}, {"restore_command": COMMAND}])
 def test_what_is_right_is_not_mentioned(server: dict[str, Any]) -> None:
     assert a_row(a_look(0, {}, {}), a_look(2, server, {})).problems == ()
 
 
 def test_a_restore_command_is_called_for_no_file() -> None:
-    expected = "/usr/local/bin/barman-wal-restore -t --spool-dir /wal/100% -p 8 barman angus test pg_wal/test"
+    expected = "/usr/local/bin/barman-wal-restore -t --spool-dir '/wal/100% full' -p 8 barman angus test pg_wal/test"
     assert standing.asking(COMMAND, "-t") == expected
+
+
+def test_what_a_restore_command_says_of_an_option() -> None:
+    assert [CHRIS.option(name) for name in ("-p", "--spool-dir", "-c")] == ["8", "/wal/100% full", ""]
 
 
 @pytest.mark.parametrize(
@@ -172,13 +199,15 @@ def test_the_table_is_readable_in_80_columns_without_colour() -> None:
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in text
-    for words in ("chris.example", "restoring", "1000 MiB", "replay", "117 min"):
+    for words in ("chris.example.c", "om", "restoring", "1000 MiB", "replay", "117 min"):
         assert words in text
     assert any("━" in line for line in lines), "the bar"
 
 
 def test_problems_stand_below_the_table() -> None:
-    assert "chris: asleep" in shown([Row("chris", "angus", "down", problems=("asleep",))])
+    text = shown([Row("chris", "angus", "down", problems=("asleep",), notes=("slow",))])
+    assert "chris: asleep" in text
+    assert "chris: slow" in text
 
 
 def test_a_catch_up_begins_at_its_largest_lag() -> None:
@@ -209,6 +238,15 @@ def test_an_inventory_that_is_none(tmp_path: Any) -> None:
     (tmp_path / "inventory.yml").write_text("standbys: [")
     with pytest.raises(Trouble, match="does not know the hosts"):
         Inventory([str(tmp_path / "inventory.yml")])
+
+
+@pytest.mark.parametrize("text", [None, "angus ssh-rsa A\n"])
+def test_known_hosts_that_cannot_be_read(tmp_path: Any, text: "str | None") -> None:
+    if text is not None:
+        (tmp_path / "known").write_text(text)
+    (tmp_path / "inventory.yml").write_text("standbys: {hosts: {chris: }}\n")
+    with pytest.raises(Trouble, match="known cannot be read"):
+        Host("chris", Inventory([str(tmp_path / "inventory.yml")]), str(tmp_path / "known"), [])
 
 
 def a_host(tmp_path: Any) -> Host:
@@ -258,7 +296,8 @@ def test_synchronous_standbys(names: str, is_one: bool) -> None:
         ("host=angus,dora port=5432,5433", [("angus", 5432), ("dora", 5433)]),
         ("host=angus,dora port=5433", [("angus", 5433), ("dora", 5433)]),
         ("host=angus hostaddr=192.0.2.1", [("192.0.2.1", 5432)]),
-        (r"password='it\'s host=x' host = 'angus'", [("angus", 5432)]),
+        ("application_name=my standby host=angus", [("angus", 5432)]),
+        ("channel_binding= host=angus port=", [("angus", 5432)]),
         ("port=5433", [("/", 5433)]),
         ("host=/run/postgresql", [("/run/postgresql", 5432)]),
     ],
@@ -276,18 +315,22 @@ WELL = {"receiver": "streaming", "sent": 100 * MIB, "replayed": 99 * MIB}
         ({"receiver": None}, {}, {}, "does not stream"),
         ({"replayed": 1 * MIB}, {}, {}, "lags 99 MiB behind"),
         ({}, {"test": {"time": 0, "seconds": 0, "error": "", "gate": "1"}}, {}, "never tested"),
-        ({}, {"test": {"time": NOW, "seconds": 0, "error": "no key"}}, {}, "does not work: no key"),
+        ({}, {"test": {"time": NOW, "seconds": 0, "error": "no key", "gate": ""}}, {}, "test failed: no key"),
+        ({"restore_command": "cp"}, {}, {}, "in effect is restore_command = 'cp'"),
+        ({}, {"archive": Archive(2, None, "no route to host")}, {}, "Barman does not answer it: no route to host"),
         ({}, {}, {"peers": 1}, "the only standby"),
         ({}, {}, {"synchronous": "chris"}, "commits may wait for it"),
         ({}, {}, {"sources": [("/run/postgresql", 5432)]}, "a local socket"),
+        ({}, {}, {"processes": "init\n/usr/bin/repmgrd -f /etc/repmgr.conf"}, "repmgrd runs there"),
+        ({}, {}, {"processes": "/usr/bin/python3 /usr/bin/patroni /etc/patroni.yml"}, "patroni runs there"),
     ],
 )
 def test_when_there_is_no_drill(
     server: dict[str, Any], status: dict[str, Any], changes: dict[str, Any], words: str
 ) -> None:
-    known = {"peers": 2, "synchronous": "", "name": "chris", "sources": [("angus", 5432)]}
-    assert list(drill.refusals(a_look(0, WELL, {}), **known)) == []  # type: ignore[arg-type]
-    (reason,) = drill.refusals(a_look(0, {**WELL, **server}, {}, **status), **{**known, **changes})
+    around = drill.Surroundings(2, "", "chris", [("angus", 5432)], "/sbin/init\npostgres: repmgr repmgr [local] idle")
+    assert list(drill.refusals(CHRIS, a_look(0, WELL, {}), around)) == []
+    (reason,) = drill.refusals(CHRIS, a_look(0, {**WELL, **server}, {}, **status), around._replace(**changes))
     assert words in reason
 
 
