@@ -313,7 +313,8 @@ class Drill:
         if self.primary is not None:
             name = f"walbasin drill {time.strftime('%Y-%m-%d %H:%M:%S')}"
             return f"the restore point '{name}'", int(self._ask_primary(MARK, name=name).splitlines()[0])
-        return "the segment that was being written", (self._received() // size + 1) * size
+        streamed = max(self._received(), self.samples[-1].replayed)
+        return "the segment that was being written", (streamed // size + 1) * size
 
     def _watch(self, is_over: Callable[[Sample], bool], what: str, end: float) -> None:
         """end: in seconds since the drill began. Raises Trouble."""
