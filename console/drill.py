@@ -1,8 +1,4 @@
-"""A rehearsal: one standby's end of its streaming is cut, and what is written then has to come from Barman.
-
-What undoes the cut is armed on the standby before anything is cut: a timer of systemd's, which needs nobody. A reboot
-undoes it as well, since the cut is a rule in the kernel.
-"""
+"""A rehearsal: one standby's end of its streaming is cut, and what is written then has to come from Barman."""
 
 import re
 import time
@@ -12,11 +8,10 @@ from functools import cached_property
 from typing import NamedTuple, Optional
 
 from . import standing
+from .cut import cut
 from .hosts import Cluster, Host, Standby, Trouble
 from .standing import Look
 
-UNIT = "walbasin-drill"
-TABLE = "inet walbasin_drill"
 # A standby that is further behind has other worries. Bytes.
 MOST_LAG = 64 << 20
 STEP = 1.0
@@ -118,16 +113,6 @@ def sources(settings: dict[str, str]) -> list[tuple[str, int]]:
     return [(host or "/", int(port or 5432)) for host, port in zip(hosts, ports)]
 
 
-def rules(addresses: list[tuple[str, int]], user: str) -> str:
-    """An nft script: what this user's processes send there is refused at once, as if nobody listened."""
-    lines = [
-        f'ip{"6" * (":" in address)} daddr {address} tcp dport {port} meta skuid "{user}" reject with tcp reset'
-        for address, port in addresses
-    ]
-    inside = "\n".join(lines)
-    return f"table {TABLE} {{\nchain output {{\ntype filter hook output priority 0;\n{inside}\n}}\n}}\n"
-
-
 # On the primary, whose restore points need no table, and leave nothing behind but a few bytes of WAL.
 MARK = """
 SELECT pg_create_restore_point(:'name') - '0/0';
@@ -140,24 +125,6 @@ SELECT setting || ' replication=true' AS primary FROM pg_settings WHERE name = '
 SHOW synchronous_standby_names;
 """
 IDENTITY = "SELECT system_identifier FROM pg_control_system()"
-ARM = f"""
-nft=$(command -v nft) || {{ echo "nft, which cuts the connection, is not installed" >&2; exit 1; }}
-systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s "$nft" delete table {TABLE}
-"""
-CUT = f"""
-systemctl is-active --quiet {UNIT}.timer || {{ echo "what undoes the cut is not armed any more" >&2; exit 1; }}
-printf %s "$1" | nft -f -
-"""
-# The timer goes last, and not at all ($1: no) where a cut may still be on its way.
-MEND = f"""
-nft delete table {TABLE} 2>/dev/null
-if nft list table {TABLE} >/dev/null 2>&1; then echo "the rule is still there" >&2; exit 1; fi
-[ "$1" = yes ] || exit 0
-systemctl stop {UNIT}.timer {UNIT}.service 2>/dev/null
-systemctl reset-failed {UNIT}.service 2>/dev/null
-exit 0
-"""
-RESOLVE = """for name in "$@"; do getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed "s/$/ $name/"; done"""
 
 
 class Drill:
@@ -232,7 +199,7 @@ class Drill:
         first = self._look()
         wall, self._began = time.time(), time.monotonic()
         self.sample()
-        with self._cut():
+        with cut(self.cluster, sources(self._settings), self.limit, self.tell):
             with self._phase("streaming is interrupted"):
                 self._watch(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
             with self._phase("the primary writes on"):
@@ -261,8 +228,8 @@ class Drill:
 
     def _has_streamed(self, goal: int) -> bool:
         """What was replayed had been received over the connection that should have been cut."""
-        cut = self.phases[0].end
-        return self._received() >= goal or any(sample.is_streaming for sample in self.samples if sample.moment > cut)
+        since = self.phases[0].end
+        return self._received() >= goal or any(sample.is_streaming for sample in self.samples if sample.moment > since)
 
     def _received(self) -> int:
         """Up to where it has streamed, in bytes."""
@@ -277,36 +244,6 @@ class Drill:
 
     def _now(self) -> float:
         return time.monotonic() - self._began
-
-    @contextmanager
-    def _cut(self) -> Iterator[None]:
-        host, user = self.cluster.host, self.cluster.standby.postgres_user
-        servers = sources(self._settings)
-        resolved = host.run("sh", "-c", RESOLVE, "sh", *sorted({name for name, _ in servers})).splitlines()
-        known = [line.split(" ", 1) for line in resolved]
-        addresses = [(address, port) for address, name in known for other, port in servers if name == other]
-        if not addresses:
-            raise Trouble(f"{self.cluster.name}: no address is known of {servers}")
-        # Another drill's timer has the same name: then this one has nothing to undo.
-        host.run("sh", "-c", ARM, "sh", str(self.limit))
-        is_cut = False
-        try:
-            host.run("sh", "-c", CUT, "sh", rules(addresses, user))
-            is_cut = True
-            yield
-        finally:
-            self._mend(is_cut)
-
-    def _mend(self, is_cut: bool) -> None:
-        """Trouble is told, not raised: another may be on its way already."""
-        for attempt in range(3):
-            try:
-                self.cluster.host.run("sh", "-c", MEND, "sh", "yes" if is_cut else "no")
-                return
-            except Trouble as trouble:
-                self.cluster.host.close()
-                self.tell(f"cannot give streaming back, attempt {attempt + 1}: {trouble}")
-        self.tell(f"{self.cluster.name} undoes it by itself, {self.limit} seconds after the cut at the latest")
 
     def _mark(self, size: int) -> tuple[str, int]:
         """What has to be replayed, in words and as a position in bytes. size: of a segment."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from console import drill, report, standing, table
+from console import cut, drill, report, standing, table
 from console.drill import Evidence, Phase, Sample
 from console.hosts import Host, Inventory, Standby, Trouble, clusters
 from console.standing import Archive, Look, Row
@@ -335,7 +335,7 @@ def test_when_there_is_no_drill(
 
 
 def test_only_the_servers_own_way_to_its_primary_is_cut() -> None:
-    text = drill.rules([("192.0.2.1", 5432), ("2001:db8::1", 5433)], "postgres")
+    text = cut.rules([("192.0.2.1", 5432), ("2001:db8::1", 5433)], "postgres")
     assert 'ip daddr 192.0.2.1 tcp dport 5432 meta skuid "postgres" reject with tcp reset' in text
     assert 'ip6 daddr 2001:db8::1 tcp dport 5433 meta skuid "postgres" reject with tcp reset' in text
 
