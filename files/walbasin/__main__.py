@@ -10,13 +10,13 @@ RESTORE_OFFSET = 100
 
 
 def _restore(words: "list[str]") -> int:
-    from walbasin import caller
+    from walbasin.local import handover
 
     shell, spool, *words = words
-    caller.pid = int(shell)
+    handover.pid = int(shell)
     try:
         return _call(spool, words)
-    except caller.Gone:
+    except handover.Gone:
         # Nobody sees it. If somebody does, something has come between shell and Python, and nothing was delivered.
         return 1
 
@@ -24,20 +24,20 @@ def _restore(words: "list[str]") -> int:
 def _call(spool: str, words: "list[str]") -> int:
     answer = None
     if spool:  # the shell has found it, and not the segment in it
-        from walbasin import ask
+        from walbasin.local import ipc
 
-        status, answer = ask.first(spool, words)
+        status, answer = ipc.first(spool, words)
         if status is not None:
             return RESTORE_OFFSET + status
     from walbasin import policy
-    from walbasin.restore import main
+    from walbasin.fetcher.main import main
 
     status = main(words, answer)
     return status if status == policy.STOP else RESTORE_OFFSET + status
 
 
 def _gate(words: "list[str]") -> int:
-    from walbasin.gate import main
+    from walbasin.gate.main import main
 
     return main(words)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import psycopg2
 
-from tests.integration.account import ME, POSTGRES, give, wait_until
-from tests.integration.postgres import SEGMENT_SIZE, Server
+from tests.support.postgres import SEGMENT_SIZE, Server
+from tests.support.processes import ME, POSTGRES, give, wait_until
 
 from .field import ABSENT, JOBS, Field, Standby
 

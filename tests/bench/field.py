@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.integration.account import BECOME, ME, PYTHON, free_port, give, processes, wait_until
-from tests.integration.barman_host import BarmanHost, install, install_stock_client
-from tests.integration.conftest import give_folder
-from tests.integration.postgres import Server
+from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.postgres import Server
+from tests.support.processes import BECOME, ME, PYTHON, free_port, give, give_folder, processes, wait_until
 
 HERE = Path(__file__).parent
 # Kinds of archive, and what pgBackRest calls them.
@@ -159,7 +158,7 @@ class Field:
     def far(self, delay: float, rate: int = 0) -> Iterator["Standby"]:
         """A standby behind a network of `delay` seconds each way and `rate` bytes a second (0: no limit)."""
         port = free_port()
-        words = [sys.executable, "-m", "tests.bench.relay", port, self.barman.port, delay, rate]
+        words = [sys.executable, "-m", "tests.support.relay", port, self.barman.port, delay, rate]
         relay = subprocess.Popen(list(map(str, words)))
         try:
             wait_until(lambda: is_listening(port), "the relay", step=0.05)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, install
+from tests.support.processes import give, processes, wait_until
+from tests.support.standby import Standby
 
-from .account import give, processes, wait_until
-from .barman_host import BarmanHost, install
 from .conftest import Primary
-from .standby import Standby
 
 # Seconds; nobody needing it ends it as well, after 60.
 LONG_BEFORE_IDLE = 20
@@ -147,7 +147,9 @@ def test_the_size_of_a_segment_is_learnt_from_the_first(
 ) -> None:
     """The data directory has none to tell by. Of 1 MiB there are 4096 in a log, of the usual 16 MiB 256."""
     names = [f"0000000100000000{number:08X}" for number in (0xFE, 0xFF, 0x100)]
-    server = archive({name: by_hand.segment(name, angus.system_identifier, by_hand.MIB) for name in names})
+    server = archive(
+        {name: wal_builder.build_segment(name, angus.system_identifier, wal_builder.MIB) for name in names}
+    )
     assert served.fetch(names[0], "-p", "3", server=server, host="gate").status == 0
     served.wait_for_spooled(*names[1:])
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, give, wait_until
+from tests.support.disks import SmallDisk
+from tests.support.processes import IS_ROOT, give, wait_until
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .disks import SmallDisk
-from .standby import Standby
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root may mount a filesystem")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import processes, wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.processes import processes, wait_until
+from tests.support.standby import DESTINATION, Standby
+
 from .conftest import Primary
-from .standby import DESTINATION, Standby
 
 
 def begin_slowly(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from .account import ME, wait_until
-from .barman_host import BarmanHost, install_stock_client
+from tests.support.barman_host import BarmanHost, install_stock_client
+from tests.support.network import Harm, Network
+from tests.support.postgres import Server
+from tests.support.processes import ME, wait_until
+
 from .conftest import RESTORE_POINT, Primary, rows
-from .network import Harm, Network
-from .postgres import Server
 
 both_clients = pytest.mark.parametrize("client", ["ours", "stock"])
 STOPPED = "nothing is lost, mend it and start again"

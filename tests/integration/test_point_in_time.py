@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.standby import Standby
 
-from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import Standby
 
 
 def test_a_recovery_tries_again_and_then_stops_the_server(recovering: Standby, angus: Primary) -> None:
@@ -48,7 +48,9 @@ def test_a_lost_connection_is_made_good(
 def test_a_wrong_segment_does_not_end_a_recovery(
     recovering: Standby, angus: Primary, archive: Callable[..., str]
 ) -> None:
-    server = archive({angus.segments[4]: by_hand.segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)})
+    server = archive(
+        {angus.segments[4]: wal_builder.build_segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)}
+    )
     assert recovering.fetch(angus.segments[4], "--retry", "1", server=server).status == 200
 
 
@@ -89,7 +91,7 @@ def test_a_hole_just_before_a_timeline_switch_is_one(
     history = f"1\t0/{switched[22:]}000148\tno recovery target specified\n".encode()
     begin = f"00000002{switched[8:]}"
     server = archive(
-        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+        {"00000002.history": history, begin: wal_builder.build_segment(begin, angus.system_identifier, SEGMENT_SIZE)}
     )
     call = recovering.fetch(hole, "--retry", "0", server=server, host=host)
     assert call.status == 1, "nobody has told of another timeline"
@@ -115,7 +117,7 @@ def test_a_timeline_does_not_begin_with_a_hole(
     history = b"1\t0/6000148\tno recovery target specified\n"
     begin = "000000020000000000000006"
     server = archive(
-        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+        {"00000002.history": history, begin: wal_builder.build_segment(begin, angus.system_identifier, SEGMENT_SIZE)}
     )
     if is_local:
         (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)

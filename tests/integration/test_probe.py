@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import give
+from tests.support.standby import Standby
 
-from .account import give
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import Standby
 
 
 @pytest.mark.parametrize(("host", "kind"), [("gate", "barman-wal-gate"), ("stock", "no gate")])
@@ -35,7 +35,9 @@ def test_minus_t_goes_back_to_a_segment_that_is_archived(
 ) -> None:
     archived, not_yet = angus.segments[-1], "0000000100000000000000F0"
     (chris.data / "pg_wal" / archived).write_bytes(wal(archived))
-    (chris.data / "pg_wal" / not_yet).write_bytes(by_hand.segment(not_yet, angus.system_identifier, SEGMENT_SIZE))
+    (chris.data / "pg_wal" / not_yet).write_bytes(
+        wal_builder.build_segment(not_yet, angus.system_identifier, SEGMENT_SIZE)
+    )
     give(chris.data)
     call = chris.fetch("test", "-t", destination="pg_wal/test")
     assert call.status == 0
@@ -61,10 +63,12 @@ def test_minus_t_names_the_cause(
 ) -> None:
     name = "0000000100000000000000F0" if trouble == "not archived" else angus.segments[5]
     if trouble == "not archived":
-        (chris.data / "pg_wal" / name).write_bytes(by_hand.segment(name, angus.system_identifier, SEGMENT_SIZE))
+        (chris.data / "pg_wal" / name).write_bytes(
+            wal_builder.build_segment(name, angus.system_identifier, SEGMENT_SIZE)
+        )
     elif trouble == "another cluster":
         control = chris.data / "global" / "pg_control"
-        control.write_bytes(by_hand.number(by_hand.FOREIGN, 8) + bytes(8184))
+        control.write_bytes(wal_builder.number(wal_builder.FOREIGN, 8) + bytes(8184))
     elif trouble != "no segment":
         (chris.data / "pg_wal" / name).write_bytes(wal(name))
     if trouble == "spool":

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, POSTGRES, processes, wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.postgres import Server, programs
+from tests.support.processes import IS_ROOT, POSTGRES, processes, wait_until
+
 from .conftest import RESTORE_POINT, Primary, rows
-from .postgres import Server, programs
 
 
 def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(

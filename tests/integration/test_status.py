@@ -10,9 +10,10 @@ from typing import Any
 
 from walbasin import VERSION
 
-from .account import wait_until
+from tests.support.processes import wait_until
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .standby import Standby
 
 NOT_THERE = "0000000100000000000000EE"
 
