@@ -1,19 +1,23 @@
-"""barman-wal-restore: one call of PostgreSQL's restore_command, from its arguments to its exit status.
+"""Carry out one call of restore_command, from its arguments to its exit status.
 
-What a spool hit does not need is imported behind it: PostgreSQL waits for this call, segment by segment.
+What a spool hit does not need is imported late: PostgreSQL waits for this call, segment
+by segment.
 """
 
 import os
 import signal
 from types import FrameType
-from typing import List, NoReturn, Optional, Tuple
+from typing import List, NoReturn, Optional
 
 from walbasin import policy
-from walbasin.fetcher.call import Job
-from walbasin.fetcher.log import say
+from walbasin.fetcher import exit_status
+from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import log
 from walbasin.fetcher.options import Options, UsageError, parse
 from walbasin.local import data_directory
-from walbasin.local.spool import Refused, Spool
+from walbasin.local.debug import debug, traceback_of
+from walbasin.local.ipc import Reply
+from walbasin.local.spool import Spool, SpoolRefused
 from walbasin.wal import segment
 
 # What the server itself asks for; pg_rewind gives the final name.
@@ -21,30 +25,36 @@ SERVER_DESTINATIONS = ("RECOVERYXLOG", "RECOVERYHISTORY")
 
 
 class Stopped(BaseException):
-    """A signal asked us to stop."""
+    """Say that a signal asked us to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def main(words: List[str], answer: Optional[Tuple[str, ...]] = None) -> int:
-    """Carries out one call. `answer`: what the background process has answered to it already (see ask.request).
+def main(words: List[str], reply: Optional[Reply] = None) -> int:
+    """Carry out one call. Return its exit status.
 
-    Ends by SIGTERM or SIGINT when one of them asks for it, as PostgreSQL expects."""
+    reply: what the prefetch process has replied already (see ipc.request_file).
+    Ends by SIGTERM or SIGINT when one of them asks for it, as PostgreSQL expects.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    debug(f"called with {words}")
     try:
-        return _main(words, answer)
+        status = _main(words, reply)
     except SystemExit:  # -h and -V have printed
         return 0
     except Exception as error:  # a mistake of ours must not become a status that PostgreSQL reads as "not there"
-        say(f"internal error, please report it: {type(error).__name__}: {error}")
-        return _final_status(policy.UNKNOWN, _mode_here())
+        traceback_of(error)
+        log(f"internal error, please report it: {type(error).__name__}: {error}")
+        status = _final_status(policy.UNKNOWN, _mode_here())
     except Stopped as stopped:
         signal.signal(stopped.number, signal.SIG_DFL)
         os.kill(os.getpid(), stopped.number)
         raise
+    debug(f"ends with status {status}")
+    return status
 
 
 def _stop(number: int, _: Optional[FrameType]) -> NoReturn:
@@ -53,58 +63,62 @@ def _stop(number: int, _: Optional[FrameType]) -> NoReturn:
     raise Stopped(number)
 
 
-def _main(words: List[str], answer: Optional[Tuple[str, ...]]) -> int:
+def _main(words: List[str], reply: Optional[Reply]) -> int:
     try:
         options = parse(words)
     except UsageError as error:
-        say(f"{error}; nothing was fetched")
-        return _final_status(policy.UNUSABLE, _mode_here())
+        log(f"{error}; nothing was fetched")
+        return _final_status(policy.LOCAL_ERROR, _mode_here())
+    call = _make_call(options)
     if options.status:
         from walbasin.fetcher import status
 
-        return status.run(_job(options))
+        return status.run(call)
     if options.test:
         from walbasin.fetcher import selftest
 
-        return selftest.run(_job(options))
-    return _serve(_job(options), answer)
+        return selftest.run(call)
+    return _deliver(call, reply)
 
 
-def _job(options: Options) -> Job:
-    own = data_directory.find(options.wal_dest)
-    mode = options.mode or (data_directory.recovery_mode(own) if own else policy.STANDBY)
+def _make_call(options: Options) -> Call:
+    cluster = data_directory.find(options.wal_dest)
+    mode = options.mode or (cluster.mode if cluster else policy.STANDBY)
     spool = None
-    if own is None:
-        say(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
+    if cluster is None:
+        log(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
     elif options.test or options.status or os.path.basename(options.wal_dest) in SERVER_DESTINATIONS:
         try:
-            spool = Spool(options.spool_dir, own, options.barman_host, options.server_name)
-        except Refused as refusal:
-            say(f"{refusal}; fetching without it")
-    return Job(options, own, mode, spool)
+            spool = Spool(options.spool_dir, cluster, options.barman_host, options.server_name)
+        except SpoolRefused as refusal:
+            log(f"{refusal}; fetching without it")
+    return Call(options, cluster, mode, spool)
 
 
 def _mode_here() -> str:
-    """The mode when the command line could not be read: PostgreSQL's working directory is PGDATA."""
+    """Return the mode when the command line could not be read.
+
+    PostgreSQL's working directory is PGDATA.
+    """
     here = data_directory.read(os.getcwd())
-    return data_directory.recovery_mode(here) if here else policy.STANDBY
+    return here.mode if here else policy.STANDBY
 
 
 def _final_status(outcome: str, mode: str) -> int:
-    status = policy.decide(outcome, mode).status
-    return policy.STOP if status is None else status
+    status = exit_status.decide(outcome, mode).status
+    return exit_status.FATAL_STATUS if status is None else status
 
 
-def _serve(job: Job, answer: Optional[Tuple[str, ...]]) -> int:
-    if answer is None and segment.is_segment(job.options.wal_name) and _take_from_spool(job):
-        return policy.STANDBY_STATUS[policy.DELIVERED]
+def _deliver(call: Call, reply: Optional[Reply]) -> int:
+    if reply is None and segment.is_segment_name(call.options.wal_name) and _deliver_from_spool(call):
+        return exit_status.STANDBY_STATUS[policy.DELIVERED]
     from walbasin.fetcher import retrieval
 
-    return retrieval.run(job, answer)
+    return retrieval.run(call, reply)
 
 
-def _take_from_spool(job: Job) -> bool:
+def _deliver_from_spool(call: Call) -> bool:
     try:
-        return job.spool is not None and job.spool.take(job.options.wal_name, job.options.wal_dest)
+        return call.spool is not None and call.spool.deliver(call.options.wal_name, call.options.wal_dest)
     except OSError:  # the direct fetch will say what is wrong with the destination
         return False

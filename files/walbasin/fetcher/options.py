@@ -1,4 +1,4 @@
-"""The command line of barman-wal-restore: every option of Barman's own tool, with its meaning."""
+"""Parse the command line: every option of Barman's own tool, with its meaning."""
 
 import argparse
 from typing import List, NoReturn, Optional
@@ -7,20 +7,23 @@ from walbasin import VERSION, policy
 from walbasin.local import ipc
 from walbasin.wal import segment
 
-SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108 the fixed folder of 2016; the spool trusts nothing found there
+# The stock tool's folder. The spool trusts nothing that it finds there.
+SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108
+# Seconds that a point-in-time recovery tries.
 RETRY_SECONDS = 600
-# What --status looks like.
+# The forms of --status.
 PLAIN, JSON, PROMETHEUS = "plain", "json", "prometheus"
-# --status needs no file, but a place in the data directory that it is about: the one that it is called in.
+# --status needs no file. It needs a place in the data directory that it is about: the
+# one that it is called in.
 SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
 
 
 class UsageError(Exception):
-    """The command line cannot be carried out."""
+    """Say that the command line cannot be carried out; the text says why."""
 
 
 class Options(argparse.Namespace):
-    """The values of a command line."""
+    """Hold the values of a command line."""
 
     barman_host: str
     server_name: str
@@ -79,7 +82,7 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
         type=_count,
         default=0,
         metavar="JOBS",
-        help="segments to keep ready ahead of replay, by a process in the background (default: %(default)s, off)",
+        help="segments to keep ready ahead of replay, by a prefetch process (default: %(default)s, off)",
     )
     compression = parser.add_mutually_exclusive_group()
     for short, name in (("-z", "gzip"), ("-j", "bzip2")):
@@ -121,13 +124,16 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
 
 
 def parse(words: List[str]) -> Options:
-    """Raises UsageError; -h and -V print and end the process with 0."""
+    """Return the values of a command line. Raises UsageError.
+
+    -h and -V print, and end the process with 0.
+    """
     options = _parser(has_file="--status" not in words).parse_args(words, Options())
     if options.barman_host.startswith("-") or options.server_name.startswith("-"):
         raise UsageError("neither a host nor a server has a name that begins with '-'")
     if options.form != PLAIN and not options.status:
         raise UsageError(f"--{options.form} is a form of --status")
-    if not options.test and not options.status and not segment.is_file(options.wal_name):
+    if not options.test and not options.status and not segment.is_wal_file_name(options.wal_name):
         raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
     options.fingerprint = ipc.fingerprint(words)
     return options

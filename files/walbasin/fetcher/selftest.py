@@ -1,4 +1,7 @@
-"""barman-wal-restore -t: every step of the way to Barman and back, with its time, and nothing delivered."""
+"""Test every step of the way to Barman and back, with its time, and deliver nothing.
+
+That is barman-wal-restore -t.
+"""
 
 import itertools
 import os
@@ -8,12 +11,13 @@ import time
 from typing import List, Tuple
 
 from walbasin.fetcher import status
-from walbasin.fetcher.call import Job
-from walbasin.fetcher.log import say
+from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import log
 from walbasin.local import data_directory
 from walbasin.remote import archive, ssh
-from walbasin.remote.archive import Answer
-from walbasin.remote.ssh import Session, Sessions, Unreachable
+from walbasin.remote.archive import RemoteOutput
+from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.ssh import EventLoop, Session
 from walbasin.wal import segment, window
 from walbasin.wal.getwal import DUMMY_WAL_NAME
 
@@ -24,40 +28,44 @@ STEPS = (
     ("key", re.compile(r"Authenticated to .* using \"(\w+)\"")),
 )
 GATE = re.compile(r"^barman-wal-gate (\S+) serves (.*)$", re.MULTILINE)
-# A standby's newest segment is not archived before the primary has finished it, and archiving takes its time.
+# Segments that are tried. A standby's newest is not archived before the primary has
+# finished it, and archiving takes its time.
 NEWEST_TRIED = 16
 
 
-class Failed(Exception):
-    """The step that failed, and why."""
+class StepFailed(Exception):
+    """Say which step failed, and why."""
 
 
-def run(job: Job) -> int:
-    """0 when all is well; 2 after a line on stderr that names the cause."""
+def run(call: Call) -> int:
+    """Return 0 when all is well; 2 after a line on stderr that names the cause."""
     started = time.time()
-    trouble = gate = ""
+    error = gate = ""
     try:
-        gate = _server(job)
-        _segment(job)
-        _spool(job)
-    except (Failed, Unreachable, segment.Invalid, OSError) as error:
-        trouble = str(error) or type(error).__name__
-        say(f"test failed: {trouble}")
-    status.note_test(job, started, trouble, gate)
-    return 2 if trouble else 0
+        gate = _test_server(call)
+        _test_segment(call)
+        _test_spool(call)
+    except (StepFailed, FetchError, segment.InvalidWal, OSError) as failure:
+        error = str(failure) or type(failure).__name__
+        log(f"test failed: {error}")
+    status.save_test(call, started, error, gate)
+    return 2 if error else 0
 
 
-def _tell(step: str, seconds: float, text: str) -> None:
+def _print_step(step: str, seconds: float, text: str) -> None:
     print(f"ok  {step:<10}  {seconds:6.3f} s  {text}", flush=True)
 
 
-def _server(job: Job) -> str:
-    """Key, host key, gate or stock, and whether Barman knows the server. The gate's version, empty for stock Barman."""
+def _test_server(call: Call) -> str:
+    """Test key, host key, gate or stock, and whether Barman knows the server.
+
+    Returns the gate's version, empty for stock Barman.
+    """
     started = time.monotonic()
     seen: List[Tuple[str, float, str]] = []
     stderr = ""
 
-    def listen(text: str) -> None:
+    def on_stderr(text: str) -> None:
         nonlocal stderr
         stderr += text
         for step, pattern in STEPS[len(seen) :]:
@@ -65,64 +73,65 @@ def _server(job: Job) -> str:
             if match:
                 seen.append((step, time.monotonic() - started, match.group(match.lastindex or 0).lower()))
 
-    answer = Answer()
-    request = archive.of(job).asking(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
-    with Sessions() as sessions:
-        sessions.start(Session(archive.of(job).remote, request, answer.add, answer.end, on_stderr=listen))
-        ssh.run(sessions, lambda: False)
+    output, source = RemoteOutput(), call.archive()
+    request = source.request_for(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
+    with EventLoop() as loop:
+        loop.add(Session(source.remote, request, output.add, output.end, on_stderr=on_stderr))
+        loop.run_until(lambda: False)
     for step, seconds, text in seen:
-        _tell(step, seconds, text)
-    if answer.error is not None:
-        raise Failed(f"{answer.error}")
-    said = ssh.printable(answer.output.decode("utf-8", "replace"))
+        _print_step(step, seconds, text)
+    if output.error is not None:
+        raise StepFailed(f"{output.error}")
+    answer = ssh.printable(output.content.decode("utf-8", "replace"))
     match = GATE.search(stderr)
     gate, servers = map(ssh.printable, match.groups()) if match else ("", "")
     kind = f"barman-wal-gate {gate}, for {servers}" if gate else "no gate: stock Barman"
-    _tell("server", time.monotonic() - started, f"{said} ({kind})")
+    _print_step("server", time.monotonic() - started, f"{answer} ({kind})")
     return gate
 
 
-def _segment(job: Job) -> None:
-    """A real segment, fetched and verified."""
-    names = _candidates(job)
+def _test_segment(call: Call) -> None:
+    """Fetch and verify a real segment."""
+    names = _candidates(call)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             started = time.monotonic()
             fetched = os.path.join(folder, name)
             try:
-                archive.fetch(archive.of(job), name, fetched)
-            except ssh.Absent:
+                archive.fetch(call.archive(), name, fetched)
+            except NotInArchive:
                 continue
             size = os.path.getsize(fetched) // segment.MIB
-            origin = f"system identifier {job.cluster.system_identifier}" if job.cluster else "origin not checked"
-            _tell("segment", time.monotonic() - started, f"{name} fetched and verified: {size} MiB, {origin}")
+            origin = f"system identifier {call.cluster.system_identifier}" if call.cluster else "origin not checked"
+            seconds = time.monotonic() - started
+            _print_step("segment", seconds, f"{name} fetched and verified: {size} MiB, {origin}")
             return
     tried = f"none of {names[-1]} to {names[0]} is there" if names else "there is no segment in pg_wal to ask for"
-    raise Failed(f"no WAL could be fetched from the archive of {job.options.server_name}: {tried}")
+    raise StepFailed(f"no WAL could be fetched from the archive of {call.options.server_name}: {tried}")
 
 
-def _candidates(job: Job) -> List[str]:
-    """The segment that was asked for, or the newest that the cluster itself has, newest first."""
-    if segment.is_segment(job.options.wal_name):
-        return [job.options.wal_name]
-    if job.cluster is None:
-        raise Failed("give the name of a WAL segment, or run it in the data directory of the standby")
-    newest = list(itertools.islice(data_directory.newest_segments(job.cluster), NEWEST_TRIED))
-    # While the primary is quiet, pg_wal may have nothing but the one that is being written.
-    size = data_directory.segment_size(job.cluster)
-    return newest + window.before(newest[-1], NEWEST_TRIED - len(newest), size) if newest else []
+def _candidates(call: Call) -> List[str]:
+    """Return the segment that was asked for, or the newest that the cluster itself has."""
+    if segment.is_segment_name(call.options.wal_name):
+        return [call.options.wal_name]
+    if call.cluster is None:
+        raise StepFailed("give the name of a WAL segment, or run it in the data directory of the standby")
+    newest = list(itertools.islice(data_directory.newest_segments(call.cluster), NEWEST_TRIED))
+    if not newest:
+        return []
+    # Try those before as well: while the primary is quiet, pg_wal may have nothing but
+    # the segment that is being written.
+    return newest + window.previous_segments(newest[-1], NEWEST_TRIED - len(newest), call.cluster.segment_size)
 
 
-def _spool(job: Job) -> None:
+def _test_spool(call: Call) -> None:
     started = time.monotonic()
-    if job.cluster is None:
+    if call.cluster is None:
         return
-    if job.spool is None:
-        raise Failed(f"the spool in {job.options.spool_dir} cannot be used")
-    kind = (
-        "a hand-over is a rename"
-        if job.spool.is_beside(job.cluster.path("pg_wal"))
-        else "another filesystem, so it copies"
-    )
-    room = job.spool.room(data_directory.segment_size(job.cluster))
-    _tell("spool", time.monotonic() - started, f"{job.options.spool_dir}: room for {room} segments, {kind}")
+    if call.spool is None:
+        raise StepFailed(f"the spool in {call.options.spool_dir} cannot be used")
+    is_rename = call.spool.is_same_filesystem(call.cluster.file("pg_wal"))
+    kind = "delivery is a rename" if is_rename else "another filesystem, so delivery is a copy"
+    free = call.spool.free_segments(call.cluster.segment_size)
+    seconds = time.monotonic() - started
+    _print_step("spool", seconds, f"{call.options.spool_dir}: room for {free} segments, {kind}")

@@ -1,23 +1,28 @@
-"""barman-wal-restore --status: what was done for a standby, what is ready for it, and how its last test ended."""
+"""Say what was done for a standby, what is ready, and how its last test ended.
+
+That is barman-wal-restore --status.
+"""
 
 import json
 import time
 from typing import List, NamedTuple, Sequence, Tuple
 
 from walbasin.fetcher import options
-from walbasin.fetcher.call import Job
-from walbasin.fetcher.log import say
+from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import log
 from walbasin.local import data_directory
 from walbasin.prefetch import counters
-from walbasin.prefetch.counters import Record
+from walbasin.prefetch.counters import Counters
 
+# The name of the file in the spool that keeps the last test.
 TEST = "test.json"
 
 
 class LastTest(NamedTuple):
-    """How barman-wal-restore -t ended. `time`: seconds since 1970, 0 when it never ran; `seconds`: how long it took.
+    """Hold how barman-wal-restore -t ended.
 
-    gate: its version; empty when none has answered.
+    time: seconds since 1970, 0 when it never ran. seconds: how long it took. gate: its
+    version; empty when none has answered.
     """
 
     time: float = 0.0
@@ -27,63 +32,69 @@ class LastTest(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Of one cluster and one server of Barman's. `basin`: the segments that are ready; `room`: for how many more."""
+    """Hold the status of one cluster and one server of Barman's.
+
+    spool: the segments that are ready. free_segments: how many more fit.
+    """
 
     barman_host: str
     server: str
     is_recovering: bool
     is_running: bool
-    basin: List[str]
-    room: int
-    record: Record
+    spool: List[str]
+    free_segments: int
+    counters: Counters
     test: LastTest
 
 
-def note_test(job: Job, started: float, error: str, gate: str) -> None:
+def save_test(call: Call, started: float, error: str, gate: str) -> None:
     """Keep how a test ended that began at `started` (seconds since 1970)."""
-    if job.spool is not None:
-        job.spool.note(TEST, json.dumps(LastTest(started, time.time() - started, error, gate)._asdict()))
+    if call.spool is not None:
+        call.spool.save_text(TEST, json.dumps(LastTest(started, time.time() - started, error, gate)._asdict()))
 
 
-def read_test(text: str) -> LastTest:
-    """What `note_test` kept; never run, when that cannot be read."""
-    known = counters.read(text)
+def parse_test(text: str) -> LastTest:
+    """Return what save_test kept; a test that never ran, when that cannot be read."""
+    known = counters.parse_object(text)
     values = [known.get(name) for name in LastTest._fields]
     is_whole = all(isinstance(value, type(default)) for value, default in zip(values, LastTest()))
     return LastTest(*values) if is_whole else LastTest()  # type: ignore[arg-type]
 
 
-def run(job: Job) -> int:
-    """Print it, in the form that was asked for. 0, or 2 after a line on stderr when there is nothing to look at."""
-    own, spool = job.cluster, job.spool
-    if own is None:
-        say("no status: run it in the data directory of the standby, as the user that runs PostgreSQL")
+def run(call: Call) -> int:
+    """Print the status, in the form that was asked for.
+
+    Returns 0, or 2 after a line on stderr when there is nothing to look at.
+    """
+    cluster, spool = call.cluster, call.spool
+    if cluster is None:
+        log("no status: run it in the data directory of the standby, as the user that runs PostgreSQL")
         return 2
     if spool is None:  # the reason was said
         return 2
     status = Status(
-        job.options.barman_host,
-        job.options.server_name,
-        data_directory.is_recovering(own),
-        spool.has_keeper(),
-        spool.names(),
-        spool.room(data_directory.segment_size(own)),
-        Record(spool.noted(counters.FILE)),
-        read_test(spool.noted(TEST)),
+        barman_host=call.options.barman_host,
+        server=call.options.server_name,
+        is_recovering=data_directory.is_still_recovering(cluster),
+        is_running=spool.has_prefetch_process(),
+        spool=spool.names(),
+        free_segments=spool.free_segments(cluster.segment_size),
+        counters=Counters(spool.load_text(counters.FILE)),
+        test=parse_test(spool.load_text(TEST)),
     )
-    render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[job.options.form]
+    render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[call.options.form]
     print(render(status, time.time()))
     return 0
 
 
 def as_json(status: Status, _now: float) -> str:
-    """One object, in one line."""
-    return json.dumps({**status._asdict(), "record": status.record.__dict__, "test": status.test._asdict()})
+    """Return one JSON object, in one line."""
+    return json.dumps({**status._asdict(), "counters": status.counters.__dict__, "test": status.test._asdict()})
 
 
 def plain(status: Status, now: float) -> str:
-    """Lines for people. now: seconds since 1970."""
-    done, test, basin = status.record, status.test, status.basin
+    """Return lines for people. now: seconds since 1970."""
+    done, test, spool = status.counters, status.test, status.spool
     errors = ", ".join(f"{count} {kind}" for kind, count in done.errors.items() if count)
     lines = [
         (
@@ -99,8 +110,9 @@ def plain(status: Status, now: float) -> str:
         ("absent", f"{done.absent} times a segment was not in the archive"),
         ("errors", f"{errors}; {_ago(done.last_error_time, now)}: {done.last_error}" if errors else "none"),
         (
-            "basin",
-            f"{len(basin)} segments{f', {basin[0]} to {basin[-1]}' if basin else ''}; room for {status.room} more",
+            "spool",
+            f"{len(spool)} segments{f', {spool[0]} to {spool[-1]}' if spool else ''}; "
+            f"room for {status.free_segments} more",
         ),
         ("process", "at work" if status.is_running else "none: nothing was wanted for a minute"),
         (
@@ -125,8 +137,8 @@ def _ago(moment: float, now: float) -> str:
 
 
 def prometheus(status: Status, _now: float) -> str:
-    """The text format that a node exporter's textfile collector reads."""
-    done, test = status.record, status.test
+    """Return the text format that a node exporter's textfile collector reads."""
+    done, test = status.counters, status.test
     labels = f'barman="{_escaped(status.barman_host)}",server="{_escaped(status.server)}"'
     metrics: List[Tuple[str, str, str, object]] = [
         ("restored_segments_total", "counter", "Segments handed over to PostgreSQL.", done.restored),
@@ -135,8 +147,8 @@ def prometheus(status: Status, _now: float) -> str:
         ("waited_seconds_total", "counter", "Seconds that PostgreSQL has waited for WAL.", round(done.waited, 3)),
         ("absent_segments_total", "counter", "Times a segment was not in the archive.", done.absent),
         ("last_restored_timestamp_seconds", "gauge", "When a segment was last handed over.", done.last_restored),
-        ("basin_segments", "gauge", "Segments that are ready.", len(status.basin)),
-        ("basin_room_segments", "gauge", "For how many more there is room.", status.room),
+        ("spool_segments", "gauge", "Segments that are ready.", len(status.spool)),
+        ("spool_free_segments", "gauge", "For how many more there is room.", status.free_segments),
         ("recovering", "gauge", "1 while the cluster is in recovery.", int(status.is_recovering)),
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
@@ -155,5 +167,8 @@ def _metric(name: str, kind: str, text: str, values: Sequence[Tuple[str, object]
 
 
 def _escaped(text: str) -> str:
-    """A label's value: https://prometheus.io/docs/instrumenting/exposition_formats."""
+    """Return a label's value.
+
+    See https://prometheus.io/docs/instrumenting/exposition_formats.
+    """
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,7 +1,8 @@
-"""Barman's archive of one server, read from its own folders, without Barman and without its primary.
+"""Read Barman's archive of one server from its own folders, without Barman.
 
-`barman show-servers` would name the folders too, but it connects to the primary, which may be just what is dead.
-Configuration, folders and the order of lookup are those of Barman 2.12 to 3.19.1 (config.py, server.py).
+Do not ask `barman show-servers` for the folders: it connects to the primary, which may
+be just what is dead. Configuration, folders and the order of lookup are those of Barman
+2.12 to 3.19.1 (config.py, server.py).
 """
 
 import configparser
@@ -14,24 +15,27 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from walbasin.wal import segment
 
+# Where Barman looks for its configuration, in its order.
 CONFIG_FILES = ("~/.barman.conf", "/etc/barman.conf", "/etc/barman/barman.conf")
+# Barman's defaults for the folders of a server.
 FOLDERS = {
     "backup_directory": "%(barman_home)s/%(name)s",
     "wals_directory": "%(backup_directory)s/wals",
     "incoming_wals_directory": "%(backup_directory)s/incoming",
     "streaming_wals_directory": "%(backup_directory)s/streaming",
 }
-# A configuration model that was applied with `barman config-switch` can change any setting.
+# Names the configuration model that `barman config-switch` has applied.
 ACTIVE_MODEL = ".active-model.auto"
+# Barman's default.
 LOG_FORMAT = "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s"
 
 
-class Unreadable(Exception):
-    """The folders cannot be told from the configuration, or do not lie here; the text says why."""
+class UnknownFolders(Exception):
+    """Say that the folders of a server cannot be found; the text says why."""
 
 
 class Folders(NamedTuple):
-    """Where Barman keeps the WAL of one server."""
+    """Hold where Barman keeps the WAL of one server."""
 
     wals: str
     incoming: str
@@ -39,21 +43,24 @@ class Folders(NamedTuple):
 
 
 def read_config(path: str = "") -> configparser.ConfigParser:
-    """Barman's configuration: the file, or the first of its usual places, and what that includes. Raises Unreadable."""
+    """Return Barman's configuration, with the files that it includes.
+
+    path: the file; by default the first of its usual places. Raises UnknownFolders.
+    """
     config = configparser.ConfigParser(strict=False)
     candidates = [path] if path else [os.path.expanduser(one) for one in CONFIG_FILES]
     found = next((one for one in candidates if os.path.exists(one)), None)
     if found is None:
-        raise Unreadable(f"there is no configuration in {' or '.join(candidates)}")
+        raise UnknownFolders(f"there is no configuration in {' or '.join(candidates)}")
     try:
         if not config.read(found):
-            raise Unreadable(f"{found} cannot be read")
+            raise UnknownFolders(f"{found} cannot be read")
         folder = os.path.expanduser(_get(config, "barman", "configuration_files_directory") or "")
         config.read(sorted(glob.glob(os.path.join(glob.escape(folder), "*.conf"))) if folder else [])
-        # What `barman config-update` has written, in the end.
+        # `barman config-update` has the last word.
         config.read(os.path.join(_get(config, "barman", "barman_home") or "", ".barman.auto.conf"))
     except configparser.Error as error:
-        raise Unreadable(f"{found}: {error}") from error
+        raise UnknownFolders(f"{found}: {error}") from error
     return config
 
 
@@ -67,36 +74,39 @@ def _get(
     return re.sub(r"""^(["'])(.*)\1$""", r"\2", value)
 
 
-def folders(config: configparser.ConfigParser, server: str) -> Folders:
-    """Where a server's WAL is. Raises Unreadable."""
+def find_folders(config: configparser.ConfigParser, server: str) -> Folders:
+    """Return where a server's WAL is. Raises UnknownFolders."""
     if server == "barman" or not config.has_section(server):
-        raise Unreadable(f"there is no server {server} in the configuration")
+        raise UnknownFolders(f"there is no server {server} in the configuration")
     known = {"name": server, "barman_home": _get(config, "barman", "barman_home") or ""}
     try:
         for option, default in FOLDERS.items():
             known[option] = _get(config, server, option, known) or default % known
     except configparser.Error as error:
-        raise Unreadable(f"section {server}: {error}") from error
+        raise UnknownFolders(f"section {server}: {error}") from error
     if os.path.exists(os.path.join(known["backup_directory"], ACTIVE_MODEL)):
-        raise Unreadable("a configuration model is active")
+        raise UnknownFolders("a configuration model is active")
     if not os.path.isdir(known["wals_directory"]):
-        raise Unreadable(f"{known['wals_directory']} is not a folder here")
+        raise UnknownFolders(f"{known['wals_directory']} is not a folder here")
     return Folders(known["wals_directory"], known["incoming_wals_directory"], known["streaming_wals_directory"])
 
 
-def paths(where: Folders, name: str) -> List[str]:
-    """Where a file may be, in Barman's order.
+def candidate_paths(folders: Folders, name: str) -> List[str]:
+    """Return where a file may be, in Barman's order.
 
-    The archiver moves files from incoming/ and streaming/ to wals/, hence the second look there: without it
-    "not there" can be false.
+    Look into wals/ twice: the archiver moves files there from incoming/ and streaming/,
+    so without the second look "not there" can be false.
     """
-    archived = os.path.join(where.wals, name[:16] if segment.is_segment(name) else "", name)
-    return [archived, os.path.join(where.incoming, name), os.path.join(where.streaming, name), archived]
+    archived = os.path.join(folders.wals, name[:16] if segment.is_segment_name(name) else "", name)
+    return [archived, os.path.join(folders.incoming, name), os.path.join(folders.streaming, name), archived]
 
 
-def open_file(where: Folders, name: str) -> Optional[Tuple[int, int]]:
-    """A descriptor of the file and its length in bytes, or None when the archive does not have it. Raises OSError."""
-    for path in paths(where, name):
+def open_file(folders: Folders, name: str) -> Optional[Tuple[int, int]]:
+    """Return a descriptor of the file and its length in bytes, or None if it is not there.
+
+    Raises OSError.
+    """
+    for path in candidate_paths(folders, name):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -106,12 +116,13 @@ def open_file(where: Folders, name: str) -> Optional[Tuple[int, int]]:
             return descriptor, status.st_size
         os.close(descriptor)
         raise OSError(None, "not a regular file", path)
-    os.stat(where.wals)  # an archive that was moved or unmounted meanwhile has everything, and here is nothing
+    # Raise for an archive that was moved or unmounted meanwhile: it may well have the file.
+    os.stat(folders.wals)
     return None
 
 
 def open_log(config: configparser.ConfigParser) -> logging.Logger:
-    """Barman's own log, where it has one that we can write to."""
+    """Return a logger into Barman's own log, or into nothing where that cannot be written."""
     logger = logging.getLogger("walbasin.gate")
     logger.propagate = False
     logging.raiseExceptions = False
@@ -120,7 +131,7 @@ def open_log(config: configparser.ConfigParser) -> logging.Logger:
         path = _get(config, "barman", "log_file")
         if path:
             handler = logging.FileHandler(os.path.abspath(path))
-        # Barman itself does not start with a %(asctime)s in its configuration: each % must be doubled there.
+        # Take log_format as it is: Barman itself starts only when each % is doubled there.
         handler.setFormatter(logging.Formatter(_get(config, "barman", "log_format") or LOG_FORMAT))
         logger.setLevel((_get(config, "barman", "log_level") or "INFO").upper())
     except (OSError, ValueError, configparser.Error):

@@ -1,21 +1,24 @@
-"""How many connections a key may have at a time: its places on the Barman host, each held by a process.
+"""Limit how many connections a key has at a time on the Barman host.
 
-They are record locks on an empty file in the home of Barman's user, a byte a place. A lock ends with its process,
-however that ends, and goes over to what the process executes (fcntl(2)).
+Each connection holds a slot: a record lock on one byte of an empty file in the home of
+Barman's user. A lock ends with its process, however that ends, and goes over to what
+the process executes (fcntl(2)).
 """
 
 import fcntl
 import os
 import zlib
 
+# Connections of one key.
 MOST = 32
 FILE = "~/.barman-wal-gate"
 
 
-def take(key: str) -> bool:
-    """Take a place until this process ends. False when they are all taken.
+def acquire_slot(key: str) -> bool:
+    """Hold a slot until this process ends. Return False when all are taken.
 
-    key: what tells one key from another. Without a file there are places for all: a full disk must not keep WAL back.
+    key: what tells one key from another. Where the file cannot be written there are
+    slots for all: a full disk must not keep WAL back.
     """
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -24,13 +27,13 @@ def take(key: str) -> bool:
         return True
     os.set_inheritable(descriptor, True)
     first = zlib.crc32(key.encode("utf-8", "surrogateescape")) * MOST
-    return any(_lock(descriptor, first + place) for place in range(MOST))
+    return any(_lock(descriptor, first + slot) for slot in range(MOST))
 
 
 def _lock(descriptor: int, byte: int) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
     except OSError as error:
-        # A filesystem that knows no locks has places for all.
+        # A filesystem that knows no locks has slots for all.
         return not isinstance(error, (BlockingIOError, PermissionError))
     return True

@@ -1,6 +1,6 @@
-"""barman-wal-gate: all that a standby's ssh key can do on the Barman host.
+"""Do what a standby's ssh key can do on the Barman host, and nothing else.
 
-The forced command of the key, in Barman's authorized_keys:
+barman-wal-gate is the forced command of the key, in Barman's authorized_keys:
 restrict,from="ADDRESS",command="/usr/local/bin/barman-wal-gate SERVER" ssh-ed25519 ...
 """
 
@@ -17,23 +17,28 @@ from walbasin.wal import getwal, protocol
 # Neither Barman's "not in the archive" (1) nor one of ssh's own (255).
 REFUSED = 3
 
-
 Asked = TypeVar("Asked", getwal.Request, protocol.Opening)
 
 
-def opening(line: str, servers: List[str], config: str) -> protocol.Opening:
-    """What our own fetcher's line opens, when it is for one of `servers`. Raises getwal.Refused."""
-    return _allowed(protocol.parse_opening(line), servers, config)
+def parse_opening(command_line: str, servers: List[str], config: str) -> protocol.Opening:
+    """Return what our fetcher's command line opens. Raises getwal.Refused.
+
+    servers, config: what the key is for.
+    """
+    return _check_allowed(protocol.parse_opening(command_line), servers, config)
 
 
-def barman_command(line: str, servers: List[str], config: str) -> List[str]:
-    """The argument vector for a stock client's line, when it is for one of `servers`. Raises getwal.Refused."""
-    if not line:
+def barman_command(command_line: str, servers: List[str], config: str) -> List[str]:
+    """Return the argument vector for a stock client's command line. Raises getwal.Refused.
+
+    servers, config: what the key is for.
+    """
+    if not command_line:
         raise getwal.Refused("this key fetches WAL, it opens no shell")
-    return ["barman", *getwal.arguments(_allowed(getwal.parse(line), servers, config))]
+    return ["barman", *getwal.arguments(_check_allowed(getwal.parse(command_line), servers, config))]
 
 
-def _allowed(asked: Asked, servers: List[str], config: str) -> Asked:
+def _check_allowed(asked: Asked, servers: List[str], config: str) -> Asked:
     if asked.server not in servers:
         raise getwal.Refused(f"this key does not fetch WAL of server {asked.server!r}")
     if asked.config not in ("", config):
@@ -42,7 +47,7 @@ def _allowed(asked: Asked, servers: List[str], config: str) -> Asked:
 
 
 def main(words: List[str]) -> int:
-    """Ends as `barman get-wal` does, or with REFUSED."""
+    """Serve one ssh connection. Return what `barman get-wal` ends with, or REFUSED."""
     parser = argparse.ArgumentParser(
         prog="barman-wal-gate",
         description="Forced command for a standby's ssh key: serves the WAL of the servers named, and nothing else.",
@@ -51,21 +56,21 @@ def main(words: List[str]) -> int:
     parser.add_argument("-c", "--config", default="", metavar="FILE", help="Barman's configuration file")
     parser.add_argument("servers", nargs="+", metavar="SERVER", help="name of a server in Barman's configuration")
     options = parser.parse_args(words)
-    line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    command_line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     client = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
     syslog.openlog("barman-wal-gate", syslog.LOG_PID, syslog.LOG_AUTH)
     try:
-        if not connection_limit.take(" ".join([client, options.config, *options.servers])):
+        if not connection_limit.acquire_slot(" ".join([client, options.config, *options.servers])):
             raise getwal.Refused(
                 f"this key has {connection_limit.MOST} connections already, which is as many as it may have"
             )
-        if protocol.is_opening(line):
+        if protocol.is_opening_line(command_line):
             from walbasin.gate import server
 
-            return server.run(opening(line, options.servers, options.config))
-        command = barman_command(line, options.servers, options.config)
+            return server.run(parse_opening(command_line, options.servers, options.config))
+        command = barman_command(command_line, options.servers, options.config)
     except getwal.Refused as refusal:
-        syslog.syslog(syslog.LOG_WARNING, f"refused {line[:200]!r} from {client}: {refusal}")
+        syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {client}: {refusal}")
         print(f"barman-wal-gate: refused: {refusal}", file=sys.stderr)
         return REFUSED
     if "--test" in command:

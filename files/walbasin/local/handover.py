@@ -1,25 +1,29 @@
-"""The shell that waits for this call, as PostgreSQL waits for the shell.
+"""Give a file its final name, while the shell that waits for this call lives.
 
-When it was killed, PostgreSQL goes on or stops without us. What is delivered then lies in the way of another call.
+PostgreSQL waits for that shell. When it was killed, PostgreSQL goes on or stops without
+us, and what is delivered then lies in the way of another call.
 """
 
 import os
 
-# Of the shell; 0: somebody else's call, which is not looked after.
-pid = 0
+# The process id of the shell; 0 where there is none to look after.
+shell_pid = 0
 
 
-class Gone(BaseException):
-    """Nobody waits for this call any more."""
+class ParentGone(BaseException):
+    """Say that nobody waits for this call any more."""
 
 
-def check() -> None:
-    """Raises Gone."""
-    if pid and os.getppid() != pid:
-        raise Gone
+def check_parent() -> None:
+    """Raise ParentGone when the shell has ended."""
+    if shell_pid and os.getppid() != shell_pid:
+        raise ParentGone
 
 
-def hand_over(source: str, destination: str, folder: "int | None" = None) -> None:
-    """Give file `source` (in an open folder) the name that PostgreSQL looks for. Raises Gone, OSError."""
-    check()
+def rename(source: str, destination: str, folder: "int | None" = None) -> None:
+    """Rename file `source` (in an open folder) to what PostgreSQL looks for.
+
+    Raises ParentGone, OSError.
+    """
+    check_parent()
     os.rename(source, destination, src_dir_fd=folder)

@@ -1,110 +1,119 @@
-"""A request to the background process. PostgreSQL waits for this, so it imports nothing that is not needed."""
+"""Talk to the prefetch process, through the socket and the FIFO in the spool.
+
+PostgreSQL waits for this, so it imports nothing that is not needed (typing is slow).
+"""
 
 import os
 from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket  # the one of socket.py has a slow start
 
 from walbasin import VERSION
-from walbasin.fetcher import log
-from walbasin.local import handover
 
-SOCKET = "basin.sock"
-BELL = "bell"
+# Names in the spool: where the prefetch process listens, and where it is told that a
+# segment was taken without asking.
+SOCKET = "prefetch.sock"
+TAKEN = "taken"
+# Bytes of a request or a reply.
 LONGEST = 65536
-# Options with which a file that is not in the archive needs another look.
-MORE_THAN_ABSENT = {"-P", "--partial", "--mode"}
-# Seconds. It speaks once a second while it is alive.
+# Seconds. A living prefetch process sends a keepalive once a second.
 SILENCE_LIMIT = 15
 
 
-def first(spool: str, words: "list[str]") -> "tuple[int | None, tuple[str, ...] | None]":
-    """The exit status of a call with these arguments, when the background process's answer is all there is to it.
+class Reply:
+    """Hold what the prefetch process answers to a request.
 
-    Otherwise None, and that answer. spool: the folder of a spool on pg_wal's filesystem.
+    outcome, mode: see policy. detail: the cause in words. is_outage: Barman's host could
+    not be reached.
     """
-    server, name, destination = words[-3:]
-    try:
-        folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:  # removed since the shell has found it
-        return None, None
-    try:
-        answer = request(folder, name, fingerprint(words))
-        if answer is None:
-            return None, None
-        outcome, mode, detail, _ = answer
-        if outcome == "delivered" and not detail:
-            handover.hand_over(name, destination, folder)
-            ring(folder, name)
-            return 0, None
-        if outcome == "absent" and mode == "standby" and not MORE_THAN_ABSENT & set(words):
-            log.say_absent(name, server, log.ASKS_AGAIN)
-            return 1, None
-        return None, answer
-    except OSError:  # the long way will say what is wrong
-        return None, None
-    finally:
-        os.close(folder)
+
+    def __init__(self, outcome: str, mode: str, detail: str = "", is_outage: bool = False) -> None:
+        self.outcome = outcome
+        self.mode = mode
+        self.detail = detail
+        self.is_outage = is_outage
+
+    def to_line(self) -> bytes:
+        """Return the reply as one line; detail must have no tab and no line break."""
+        fields = (self.outcome, self.mode, self.detail, "1" if self.is_outage else "")
+        return "\t".join(fields).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "Reply":
+        """Return what to_line was made of."""
+        outcome, mode, detail, is_outage = line.decode().rstrip("\n").split("\t")
+        return cls(outcome, mode, detail, bool(is_outage))
 
 
 def fingerprint(words: "list[str]") -> str:
-    """What calls must have in common to be served by one background process: version and options."""
+    """Return what calls must have in common to share one prefetch process.
+
+    That is the version and all options.
+    """
     return ascii([VERSION, *words[:-2]])
 
 
-def path(folder: int, name: str) -> str:
-    """A file in an open folder. The path of a socket has 107 bytes at most."""
+def path_in(folder: int, name: str) -> str:
+    """Return a short path of a file in an open folder: a socket's has 107 bytes at most."""
     return f"/proc/self/fd/{folder}/{name}"
 
 
-def request(folder: int, name: str, fingerprint: str) -> "tuple[str, ...] | None":
-    """What background.Background answers: outcome and mode (policy's), detail, and "1" if Barman was not reached.
+def request_file(folder: int, name: str, fingerprint: str) -> "Reply | None":
+    """Ask the prefetch process for a file, and wait for its reply.
 
-    None when there is no background process, or when it ended without an answer. folder: an open spool.
+    Returns None when there is no prefetch process, or when it ended without a reply.
+    folder: an open spool.
     """
-    connection = Socket(AF_UNIX, SOCK_STREAM)
+    connection = _connect(folder)
+    if connection is None:
+        return None
     try:
-        connection.settimeout(SILENCE_LIMIT)
-        connection.connect(path(folder, SOCKET))
         connection.sendall(f"{name}\t{fingerprint}\n".encode())
-        return _answer(connection)
+        return _read_reply(connection)
     except OSError:
         return None
     finally:
         connection.close()
 
 
-def is_answered(folder: int) -> bool:
-    """There is a background process that would answer. folder: an open spool."""
-    connection = Socket(AF_UNIX, SOCK_STREAM)
-    try:
-        connection.settimeout(SILENCE_LIMIT)
-        connection.connect(path(folder, SOCKET))
-    except OSError:
+def is_listening(folder: int) -> bool:
+    """Return whether there is a prefetch process that would reply. folder: an open spool."""
+    connection = _connect(folder)
+    if connection is None:
         return False
-    finally:
-        connection.close()
+    connection.close()
     return True
 
 
-def _answer(connection: Socket) -> "tuple[str, ...] | None":
+def _connect(folder: int) -> "Socket | None":
+    connection = Socket(AF_UNIX, SOCK_STREAM)
+    try:
+        connection.settimeout(SILENCE_LIMIT)
+        connection.connect(path_in(folder, SOCKET))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _read_reply(connection: Socket) -> "Reply | None":
     text = b""
     while not text.endswith(b"\n"):
         data = connection.recv(LONGEST)
         if not data:
             return None
-        text = (text + data).lstrip(b"\n")
-    return tuple(text.decode().rstrip("\n").split("\t"))
+        text = (text + data).lstrip(b"\n")  # keepalives are empty lines
+    return Reply.from_line(text)
 
 
-def ring(folder: int, name: str) -> None:
-    """Tell the background process, if there is one, that a segment was taken."""
+def notify_taken(folder: int, name: str) -> None:
+    """Tell the prefetch process, if there is one, that a segment was taken."""
     try:
-        bell = os.open(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        fifo = os.open(TAKEN, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return
     try:
-        os.write(bell, name.encode() + b"\n")
+        os.write(fifo, name.encode() + b"\n")
     except OSError:
         return
     finally:
-        os.close(bell)
+        os.close(fifo)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files that appear whole or not at all."""
 
 import contextlib
 import fcntl
@@ -7,14 +7,16 @@ from typing import BinaryIO, Iterator
 
 from walbasin.local import handover
 
+# Of a file that is not whole yet.
 SUFFIX = ".walbasin"
 
 
 @contextlib.contextmanager
 def whole_file(destination: str) -> Iterator[BinaryIO]:
-    """A file that gets the name `destination` when the block ends well, and leaves nothing when it does not.
+    """Yield a file that gets the name `destination` when the block ends well.
 
-    It is written beside its destination, so that the last step is a rename. Raises OSError.
+    When it does not, nothing is left. The file is written beside its destination, so
+    that the last step is a rename. Raises OSError.
     """
     folder, name = os.path.split(os.path.abspath(destination))
     sweep(folder, name)
@@ -25,7 +27,7 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
-            handover.hand_over(unfinished, destination)
+            handover.rename(unfinished, destination)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
@@ -33,7 +35,10 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: str, name: str) -> None:
-    """Remove what killed calls left behind of file `name`: a living one holds a lock on its own. Raises OSError."""
+    """Remove what killed calls left behind of file `name`. Raises OSError.
+
+    A living call holds a lock on its own.
+    """
     for leftover in os.listdir(folder):
         if not (leftover.startswith(name + ".") and leftover.endswith(SUFFIX)):
             continue

@@ -1,180 +1,137 @@
-"""Barman's archive of one server, as a standby sees it: fetch, verified, and look ahead."""
+"""Fetch from Barman's archive of one server, and ask what it holds."""
 
-import contextlib
-from typing import BinaryIO, List, NamedTuple, Optional, Union
+from typing import BinaryIO, Callable, List, NamedTuple, Optional, Union
 
-from walbasin.fetcher.call import Job
-from walbasin.local.data_directory import Cluster
-from walbasin.local.spool import Spool
+from walbasin.local.data_directory import DataDirectory
 from walbasin.local.whole_file import whole_file
-from walbasin.remote import ssh
-from walbasin.remote.ssh import Absent, Remote, Session, Sessions, Unreachable
-from walbasin.wal import segment, window
-from walbasin.wal.compression import Arrival, Sink
+from walbasin.remote.errors import NotInArchive
+from walbasin.remote.ssh import EventLoop, Remote, Session
+from walbasin.wal import segment
+from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
 
 
 class Archive(NamedTuple):
-    """`request` holds what is the same for all requests; `cluster` is whose WAL it must be, None if not known."""
+    """Hold where the archive is, and whose WAL must come from it.
+
+    request: what is the same for all requests. cluster: None if it is not known.
+    """
 
     remote: Remote
     request: Request
-    cluster: Optional[Cluster]
+    cluster: Optional[DataDirectory]
 
-    def asking(self, name: str, **changes: object) -> Request:
+    def request_for(self, name: str, **changes: object) -> Request:
+        """Return the request for a file."""
         return self.request._replace(wal_name=name, **changes)  # type: ignore[arg-type]
 
-
-def of(job: Job) -> Archive:
-    """The archive that a call is about."""
-    options = job.options
-    remote = Remote(options.barman_host, options.user, options.port, options.ssh_config)
-    request = Request(
-        options.server_name,
-        options.wal_name,
-        config=options.config,
-        compression=options.compression,
-        keep_compression=options.keep_compression,
-    )
-    return Archive(remote, request, job.cluster)
+    def peek_for(self, name: str, count: int) -> Request:
+        """Return the request for the names of up to `count` segments from `name` on."""
+        return self.request_for(name, peek=count, compression="", keep_compression=False)
 
 
-def verify(name: str, sink: Union[Sink, Arrival], file: BinaryIO, cluster: Optional[Cluster]) -> None:
-    """Raises segment.Invalid unless the sink's file is what its name says, and OSError from the disk."""
-    sink.finish()
-    if segment.is_history(name):
+def verify(
+    name: str,
+    writer: Union[DecompressingWriter, IncomingFile],
+    file: BinaryIO,
+    cluster: Optional[DataDirectory],
+) -> None:
+    """Finish a file, and raise InvalidWal unless it is what its name says.
+
+    writer: what has written `file`. Raises OSError from the disk.
+    """
+    writer.finish()
+    if segment.is_history_name(name):
         file.seek(0)
-        segment.history(name, file.read(segment.HISTORY_LIMIT + 1))
+        segment.parse_history(name, file.read(segment.HISTORY_LIMIT + 1))
     else:
-        segment.verify_segment(name, sink.header, sink.length, cluster.system_identifier if cluster else None)
+        segment.verify_segment(name, writer.header, writer.length, cluster.system_identifier if cluster else None)
 
 
-class Answer:
-    """What a session that was waited for ended with."""
+class RemoteOutput:
+    """Collect what a remote command prints, and how it ends."""
 
     def __init__(self) -> None:
-        self.has_come = False
+        self.is_complete = False
         self.error: Optional[Exception] = None
-        self.output = b""
+        self.content = b""
 
     def end(self, error: Optional[Exception]) -> None:
-        self.has_come, self.error = True, error
+        """Note that the command has ended."""
+        self.is_complete, self.error = True, error
 
     def add(self, data: bytes) -> None:
-        """Raises segment.Invalid when it is too much: the other side may not fill our memory."""
-        self.output += data
-        if len(self.output) > segment.HISTORY_LIMIT:
-            raise segment.Invalid("a longer answer than there can be")
+        """Take the next bytes.
+
+        Raises InvalidWal when it is too much: the other side may not fill our memory.
+        """
+        self.content += data
+        if len(self.content) > segment.HISTORY_LIMIT:
+            raise segment.InvalidWal("a longer answer than there can be")
 
     def names(self) -> List[str]:
-        """The segments that --peek lists."""
-        return [word for word in self.output.decode("ascii", "replace").split() if segment.is_segment(word)]
+        """Return the segments that --peek lists."""
+        return [word for word in self.content.decode("ascii", "replace").split() if segment.is_segment_name(word)]
 
 
 def fetch(
-    archive: Archive, name: str, destination: str, partial: bool = False, ahead: "Optional[Ahead]" = None
+    archive: Archive,
+    name: str,
+    destination: str,
+    partial: bool = False,
+    beside: Optional[Callable[[EventLoop], None]] = None,
 ) -> None:
-    """Put file `name` under `destination`, and what comes after it into the spool, when `ahead` says how.
+    """Put file `name` under `destination`.
 
-    Raises Absent, Unreachable, segment.Invalid, and OSError when the destination cannot be written.
+    beside: starts what is to be done beside it on the same loop, and is waited for.
+    Raises NotInArchive, FetchError, InvalidWal, and OSError when the destination cannot
+    be written.
     """
-    with Sessions() as sessions:
+    with EventLoop() as loop:
         with whole_file(destination) as file:
-            answer, sink = Answer(), Sink(file)
-            sessions.start(Session(archive.remote, archive.asking(name, partial=partial), sink.write, answer.end))
-            if ahead is not None:
-                ahead.start(sessions, archive, name)
-            ssh.run(sessions, lambda: answer.has_come)
-            if answer.error is not None:
-                raise answer.error
-            verify(name, sink, file, archive.cluster)
-        ssh.run(sessions, lambda: False)
+            output, writer = RemoteOutput(), DecompressingWriter(file)
+            loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))
+            if beside is not None:
+                beside(loop)
+            loop.run_until(lambda: output.is_complete)
+            if output.error is not None:
+                raise output.error
+            verify(name, writer, file, archive.cluster)
+        loop.run_until(lambda: False)
 
 
-class Ahead:
-    """Fills the spool with what comes after the requested segment, beside its fetch. Never raises: it can only help."""
+def first_held(archive: Archive, names: List[str]) -> Optional[str]:
+    """Return the first of these segments that the archive holds, or None.
 
-    def __init__(self, spool: Spool, jobs: int, size: int) -> None:
-        self.spool = spool
-        self.jobs = jobs
-        self.size = size
-        self.troubles: List[str] = []
-        self._queue: List[str] = []
-
-    def start(self, sessions: Sessions, archive: Archive, requested: str) -> None:
-        answer = Answer()
-
-        def plan(_: Optional[Exception]) -> None:
-            wanted = window.following(requested, self.jobs, self.size, {})
-            self.spool.discard(set(self.spool.names()) - set(wanted))
-            room = self.spool.room(self.size)
-            self._queue = window.ahead(requested, answer.names(), self.spool.names(), self.jobs, room)
-            for _each in range(ssh.MOST_CONNECTIONS - 1):
-                self._next(sessions, archive)
-
-        with contextlib.suppress(Unreachable):  # the requested file's own session tells
-            peek = archive.asking(requested, peek=self.jobs, compression="", keep_compression=False)
-            sessions.start(Session(archive.remote, peek, answer.add, plan))
-
-    def _next(self, sessions: Sessions, archive: Archive) -> None:
-        if not self._queue:
-            return
-        name = self._queue.pop(0)
-        try:
-            file = self.spool.begin(name)
-        except OSError as error:
-            self.troubles.append(f"spool: {error.strerror}")
-            return
-        sink = Sink(file)
-
-        def end(error: Optional[Exception]) -> None:
-            with file:
-                try:
-                    if error is not None:
-                        raise error
-                    verify(name, sink, file, archive.cluster)
-                    self.spool.keep(name)
-                except (Absent, Unreachable, segment.Invalid, OSError) as trouble:
-                    self.spool.drop(name)
-                    if not isinstance(trouble, Absent):
-                        self.troubles.append(f"{name}: {trouble}")
-            self._next(sessions, archive)
-
-        try:
-            sessions.start(Session(archive.remote, archive.asking(name), sink.write, end))
-        except Unreachable as error:
-            end(error)
-
-
-def first_of(archive: Archive, names: List[str]) -> Optional[str]:
-    """The first of these segments that the archive holds. Raises Unreachable."""
-    answers = []
-    with Sessions() as sessions:
+    Raises FetchError.
+    """
+    outputs = []
+    with EventLoop() as loop:
         for name in names:
-            answer = Answer()
-            answers.append(answer)
-            peek = archive.asking(name, peek=1, compression="", keep_compression=False)
-            sessions.start(Session(archive.remote, peek, answer.add, answer.end))
-        ssh.run(sessions, lambda: False)
-    found = [name for answer in answers for name in answer.names()]
-    if not found and any(answer.error for answer in answers):
-        raise next(answer.error for answer in answers if answer.error)
+            output = RemoteOutput()
+            outputs.append(output)
+            loop.add(Session(archive.remote, archive.peek_for(name, 1), output.add, output.end))
+        loop.run_until(lambda: False)
+    found = [name for output in outputs for name in output.names()]
+    if not found and any(output.error for output in outputs):
+        raise next(output.error for output in outputs if output.error)
     return min(found, default=None)
 
 
-def switch_position(archive: Archive, name: str, size: int) -> int:
-    """The segment in which the timeline of segment `name` branched off, counted in segments; 0 when it has no history.
+def switch_segment(archive: Archive, name: str, size: int) -> int:
+    """Return the number of the segment in which the timeline of segment `name` began.
 
-    Before PostgreSQL 13 segments of its ancestors are asked for on the new timeline first, and its history
-    may not be in pg_wal yet. Raises Unreachable, segment.Invalid.
+    0 when the archive has no history of it. Ask the archive: before PostgreSQL 13
+    segments of a timeline's ancestors are asked for on the new timeline first, and its
+    history may not be in pg_wal yet. Raises FetchError, InvalidWal.
     """
-    history, answer = f"{segment.timeline(name):08X}.history", Answer()
-    with Sessions() as sessions:
-        request = archive.asking(history, compression="", keep_compression=False)
-        sessions.start(Session(archive.remote, request, answer.add, answer.end))
-        ssh.run(sessions, lambda: False)
-    if isinstance(answer.error, Absent):
+    history, output = f"{segment.timeline(name):08X}.history", RemoteOutput()
+    with EventLoop() as loop:
+        request = archive.request_for(history, compression="", keep_compression=False)
+        loop.add(Session(archive.remote, request, output.add, output.end))
+        loop.run_until(lambda: False)
+    if isinstance(output.error, NotInArchive):
         return 0
-    if answer.error is not None:
-        raise answer.error
-    return segment.history(history, answer.output)[-1][1] // size
+    if output.error is not None:
+        raise output.error
+    return segment.parse_history(history, output.content)[-1][1] // size

@@ -1,145 +1,173 @@
-"""The connections to the gate: one, and more where they help."""
+"""Keep the connections to one gate: one, and more where they help."""
 
 import contextlib
 import math
 import time
 from typing import Callable, List, NamedTuple, Sequence
 
-from walbasin.remote.gate_connection import Gateway, NoGate, Receiver
-from walbasin.remote.ssh import MOST_CONNECTIONS, Lost, Remote, Sessions, Unreachable
+from walbasin.local.debug import debug
+from walbasin.remote.errors import ConnectionLost, FetchError, HostUnreachable, RemoteError
+from walbasin.remote.gate_connection import FetchHandler, GateConnection, NoGate
+from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Remote
 from walbasin.wal import protocol
 
-# Of one connection: a segment that arrives, and the request for the next, so that no round trip is waited for.
+# Requests on one connection: a segment that arrives, and the request for the next, so
+# that no round trip is waited for.
 PIPELINE = 2
-# Seconds for a segment. What takes longer may be held back by the window that OpenSSH gives each connection, of so many
-# bytes in a round trip. That is so when the round trips make up this share of the time. Then further connections help,
-# until they slow down each other.
+# More connections are tried where a segment takes longer than SLOW seconds, and round
+# trips make up more than SHARE of that: OpenSSH sends WINDOW bytes a round trip on each
+# connection. They are kept unless a segment then takes SLOWED times as long as alone.
 SLOW = 0.2
 WINDOW = 2 << 20
 SHARE = 0.6
 SLOWED = 1.3
-# While others bring something, a connection loses its work to them that is silent for so many seconds, or has needed
-# more than that for what comes at less than this share of their rate.
+# While others bring something, a connection loses its work to them when it is silent for
+# STALLED seconds, or has needed more for what comes at less than OUTPACED of their rate.
 STALLED = 5.0
 OUTPACED = 0.25
 
 
-class Pace(NamedTuple):
-    """How a segment came: in `seconds`, while `used` connections were at work. The fewest seconds it ever took with one
-    are `alone`; `round_trip` seconds are between a request and the first word of its answer.
+class SegmentTiming(NamedTuple):
+    """Hold how fast a segment came.
+
+    seconds: its time, while `connections` were at work. alone: the fewest seconds that a
+    segment ever took with one connection. round_trip: seconds between a request and the
+    first byte of its answer.
     """
 
     seconds: float
-    used: int
+    connections: int
     alone: float
     round_trip: float
 
 
-def lines_to_use(now: int, most: int, pace: Pace, size: int) -> int:
-    """How many connections to use instead of `now`, for segments of `size` bytes: no more, or twice as many."""
-    is_held_back = pace.seconds > SLOW and size / WINDOW * pace.round_trip > SHARE * pace.alone
-    is_slowed = pace.seconds > SLOWED * pace.alone
-    return min(2 * now, most) if is_held_back and not is_slowed and pace.used >= now else now
+def tune_connections(now: int, most: int, timing: SegmentTiming, size: int) -> int:
+    """Return how many connections to use instead of `now`: as many, or twice as many.
+
+    size: of a segment, in bytes.
+    """
+    is_held_back = timing.seconds > SLOW and size / WINDOW * timing.round_trip > SHARE * timing.alone
+    is_slowed = timing.seconds > SLOWED * timing.alone
+    return min(2 * now, most) if is_held_back and not is_slowed and timing.connections >= now else now
 
 
 class Progress(NamedTuple):
-    """Of a connection that has something to bring: seconds without a byte (beside the one that was last heard), seconds
-    since it began, its bytes a second since then, and what the others had for the files that they brought meanwhile.
+    """Hold how a connection does that has something to bring.
+
+    silent: seconds without a byte, beside the connection that was heard last. seconds:
+    since its file began. rate: its bytes a second since then. others: bytes a second
+    that the others had for the files that they brought meanwhile.
     """
 
     silent: float
-    took: float
+    seconds: float
     rate: float
     others: Sequence[float]
 
 
 def is_stalled(progress: Progress) -> bool:
-    """Others would do its work sooner."""
+    """Return whether others would do a connection's work sooner."""
     if progress.silent > STALLED:
         return True
-    return progress.took > STALLED and progress.rate < OUTPACED * min(progress.others, default=0.0)
+    return progress.seconds > STALLED and progress.rate < OUTPACED * min(progress.others, default=0.0)
 
 
-class Lines:
-    """All connections to one gate. `on_no_gate` is called with the cause when there turns out to be none."""
+class GatePool:
+    """Be all connections to one gate.
+
+    on_no_gate is called with the cause when there turns out to be no gate.
+    """
 
     def __init__(
         self,
         remote: Remote,
         opening: protocol.Opening,
         jobs: int,
-        sessions: Sessions,
+        loop: EventLoop,
         on_no_gate: Callable[[NoGate], None],
     ) -> None:
         self._remote = remote
         self._opening = opening
         self._jobs = jobs
-        self._sessions = sessions
+        self._loop = loop
         self._on_no_gate = on_no_gate
-        self._lines: List[Gateway] = []
-        self._to_use = 1
+        self._connections: List[GateConnection] = []
+        self._wanted = 1
         self._alone = math.inf
 
     def is_ready(self) -> bool:
-        """Requests may be made: what cannot be sent yet waits in the connection."""
+        """Return True: what cannot be sent yet waits in the connection."""
         return True
 
-    def has_capacity(self, _under_way: int) -> bool:
-        """Another request would not only wait."""
-        with contextlib.suppress(Unreachable):  # those that are there go on
-            while len(self._lines) < self._to_use:
+    def has_capacity(self, _in_flight: int) -> bool:
+        """Return whether another request would not only wait."""
+        with contextlib.suppress(FetchError):  # those that are there go on
+            while len(self._connections) < self._wanted:
                 self._add()
-        return any(len(line) < self._depth() for line in self._lines)
+        return any(len(connection) < self._depth() for connection in self._connections)
 
     def _depth(self) -> int:
-        """How many requests to have on each connection. None shall wait on one while another is idle."""
-        return max(1, min(PIPELINE, self._jobs // max(1, len(self._lines))))
+        """Return how many requests to have on each connection.
 
-    def request(self, receiver: Receiver) -> None:
-        """Raises Unreachable."""
-        if not self._lines:
+        Keep it low: none shall wait on one while another is idle.
+        """
+        return max(1, min(PIPELINE, self._jobs // max(1, len(self._connections))))
+
+    def request(self, handler: FetchHandler) -> None:
+        """Ask for a file on the connection that is least busy. Raises FetchError."""
+        if not self._connections:
             self._add()
-        line = min(self._lines, key=lambda line: (len(line) >= self._depth(), not line.is_open, len(line)))
-        line.request(receiver)
+        depth = self._depth()
+        least_busy = min(self._connections, key=lambda one: (len(one) >= depth, not one.is_open, len(one)))
+        least_busy.request(handler)
 
     def _add(self) -> None:
-        line = Gateway(self._remote, self._opening, self._lost)
-        self._lines.append(line)
-        self._sessions.start(line)
+        connection = GateConnection(self._remote, self._opening, self._on_lost)
+        self._connections.append(connection)
+        self._loop.add(connection)
 
-    def _lost(self, line: Gateway, cause: Exception) -> None:
-        self._lines.remove(line)
-        self._to_use = max(1, len(self._lines))  # until there is a reason for another
-        if isinstance(cause, NoGate) and not self._lines:
+    def _on_lost(self, connection: GateConnection, cause: Exception) -> None:
+        self._connections.remove(connection)
+        self._wanted = max(1, len(self._connections))  # until there is a reason for another
+        if isinstance(cause, NoGate) and not self._connections:
             self._on_no_gate(cause)
 
-    def has_another_way(self, _receiver: Receiver, error: Exception) -> bool:
-        """What failed so may succeed if it is asked for again."""
-        return isinstance(error, Lost) and (bool(self._lines) or not error.is_connection)
+    def has_another_way(self, _name: str, error: Exception) -> bool:
+        """Return whether a request that failed so may succeed if it is made again."""
+        if isinstance(error, HostUnreachable):
+            return bool(self._connections)
+        return isinstance(error, ConnectionLost)
 
-    def at_work(self) -> int:
-        """How many have something to bring."""
-        return sum(line.is_open and len(line) > 0 for line in self._lines)
+    def busy_connections(self) -> int:
+        """Return how many have something to bring."""
+        return sum(connection.is_open and len(connection) > 0 for connection in self._connections)
 
-    def weigh(self, seconds: float, used: int, size: int) -> None:
-        """Whether more would help, after a segment of `size` bytes that PostgreSQL had to wait for."""
-        if self._to_use == 1:
+    def tune(self, seconds: float, connections: int, size: int) -> None:
+        """Open more connections if they would help.
+
+        Call it with the time of a segment that PostgreSQL had to wait for, how many
+        connections were at work, and its size in bytes.
+        """
+        if self._wanted == 1:
             self._alone = min(self._alone, seconds)
-        round_trip = min((line.round_trip for line in self._lines), default=0.0)
-        pace = Pace(seconds, used, self._alone, round_trip)
-        self._to_use = lines_to_use(self._to_use, min(MOST_CONNECTIONS, self._jobs), pace, size)
+        round_trip = min((one.round_trip for one in self._connections), default=0.0)
+        timing = SegmentTiming(seconds, connections, self._alone, round_trip)
+        wanted = tune_connections(self._wanted, min(MOST_CONNECTIONS, self._jobs), timing, size)
+        if wanted != self._wanted:
+            debug(f"{wanted} connections instead of {self._wanted}: {timing}")
+        self._wanted = wanted
 
     def tick(self) -> None:
-        """To be called once in a while: what does not announce itself."""
-        for line in [one for one in self._lines if len(one) and is_stalled(self._progress(one))]:
-            self._sessions.give_up(line, Unreachable(f"a connection to {self._remote.host} has stalled"))
+        """End connections that have stalled. To be called once in a while."""
+        for connection in [one for one in self._connections if len(one) and is_stalled(self._progress(one))]:
+            self._loop.finish(connection, RemoteError(f"a connection to {self._remote.host} has stalled"))
 
-    def _progress(self, line: Gateway) -> Progress:
-        newest = max(one.heard_at for one in self._lines)
-        took = time.monotonic() - line.awaits_since
-        others = [one.rate for one in self._lines if one.answered_at > line.awaits_since]
-        return Progress(newest - line.heard_at, took, line.arrived / max(took, 0.001), others)
+    def _progress(self, connection: GateConnection) -> Progress:
+        newest = max(one.last_sign for one in self._connections)
+        seconds = time.monotonic() - connection.awaits_since
+        others = [one.rate for one in self._connections if one.answered_at > connection.awaits_since]
+        return Progress(newest - connection.last_sign, seconds, connection.arrived / max(seconds, 0.001), others)
 
-    def is_waiting(self) -> bool:
-        """Somebody has to look whether it is ready."""
+    def must_be_polled(self) -> bool:
+        """Return False: all that happens announces itself."""
         return False

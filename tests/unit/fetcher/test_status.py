@@ -6,18 +6,18 @@ import pytest
 from walbasin import policy
 from walbasin.fetcher import status
 from walbasin.fetcher.status import LastTest, Status
-from walbasin.prefetch.counters import Record
+from walbasin.prefetch.counters import Counters
 
 ONE, TWO = "000000010000000000000001", "000000010000000000000002"
 NOW = 1_800_000_000.0
 
 
 def a_status(**changes: object) -> Status:
-    record = Record()
-    record.note_taken(ONE, 16 << 20, was_ready=False, seconds=2.0)
-    record.note_answer(TWO, policy.UNKNOWN, "no route to host", 1.0)
-    record.last_restored = record.last_error_time = NOW - 30
-    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, record, LastTest(NOW - 7200, 0.5, "", "1.0"))
+    counters = Counters()
+    counters.count_delivered(ONE, 16 << 20, was_ready=False, seconds=2.0)
+    counters.count_reply(TWO, policy.UNKNOWN, "no route to host", 1.0)
+    counters.last_restored = counters.last_error_time = NOW - 30
+    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, LastTest(NOW - 7200, 0.5, "", "1.0"))
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -36,7 +36,7 @@ def test_in_plain_words() -> None:
 
 
 def test_in_plain_words_of_a_standby_that_never_called() -> None:
-    text = status.plain(Status("barman", "angus", False, False, [], 40, Record(), LastTest()), NOW)
+    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest()), NOW)
     assert "not recovering" in text
     assert "never run" in text
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -61,14 +61,14 @@ def test_a_test_without_a_gate_says_so() -> None:
 
 def test_as_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
-    assert found["record"]["restored"] == 1
-    assert found["record"]["errors"]["unknown"] == 1
+    assert found["counters"]["restored"] == 1
+    assert found["counters"]["errors"]["unknown"] == 1
     assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0"}
-    assert found["basin"] == [ONE, TWO]
+    assert found["spool"] == [ONE, TWO]
 
 
 # One line of https://prometheus.io/docs/instrumenting/exposition_formats.
-SAMPLE = re.compile(r'walbasin_[a-z_]+\{barman="(\\.|[^"\\])*",server="angus"(,kind="[a-z]+")?\} [0-9.e+]+')
+SAMPLE = re.compile(r'walbasin_[a-z_]+\{barman="(\\.|[^"\\])*",server="angus"(,kind="[a-z_]+")?\} [0-9.e+]+')
 
 
 def test_as_metrics() -> None:
@@ -91,7 +91,7 @@ def test_success_is_a_test_that_was_run_and_ended_well(test: LastTest, success: 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"time": 3}', '{"time": 3, "seconds": 1, "error": null}'])
 def test_what_cannot_be_read_is_no_test(text: str) -> None:
-    assert status.read_test(text) == LastTest()
+    assert status.parse_test(text) == LastTest()
 
 
 MONITORING = Path(__file__).parents[3] / "files" / "monitoring"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from walbasin.gate import barman_archive
-from walbasin.gate.barman_archive import Folders, Unreadable
+from walbasin.gate.barman_archive import Folders, UnknownFolders
 
 SEGMENT = "0000000100000002000000FE"
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def folders(home: Path, server: str = "angus") -> Folders:
-    return barman_archive.folders(barman_archive.read_config(str(home / "barman.conf")), server)
+    return barman_archive.find_folders(barman_archive.read_config(str(home / "barman.conf")), server)
 
 
 def test_the_folders_are_barmans_own(home: Path) -> None:
@@ -48,44 +48,44 @@ def test_what_config_update_has_written_wins(home: Path) -> None:
 
 @pytest.mark.parametrize("server", ["chris", "barman", "DEFAULT"])
 def test_a_server_that_barman_does_not_know_has_none(home: Path, server: str) -> None:
-    with pytest.raises(Unreadable, match="no server"):
+    with pytest.raises(UnknownFolders, match="no server"):
         folders(home, server)
 
 
 def test_folders_that_a_model_may_have_changed_are_not_guessed(home: Path) -> None:
     (home / "angus" / ".active-model.auto").write_text("standby\n")
-    with pytest.raises(Unreadable, match="model"):
+    with pytest.raises(UnknownFolders, match="model"):
         folders(home)
 
 
 def test_wal_in_a_cloud_is_not_here(home: Path) -> None:
     (home / "barman.d" / "angus.conf").write_text("[angus]\nwals_directory = s3://bucket/wals\n")
-    with pytest.raises(Unreadable, match="not a folder here"):
+    with pytest.raises(UnknownFolders, match="not a folder here"):
         folders(home)
 
 
 @pytest.mark.parametrize("text", ["", "[angus\n", "[barman]\nbarman_home = %(nowhere)s\n"])
 def test_a_configuration_that_cannot_be_read_is_named(home: Path, text: str) -> None:
     (home / "barman.conf").write_text(text)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnknownFolders):
         folders(home)
 
 
 def test_without_a_configuration_it_says_where_it_looked(home: Path) -> None:
-    with pytest.raises(Unreadable, match=r"no configuration in .*missing\.conf"):
+    with pytest.raises(UnknownFolders, match=r"no configuration in .*missing\.conf"):
         barman_archive.read_config(str(home / "missing.conf"))
 
 
 def test_wals_is_looked_at_twice_because_the_archiver_moves_files_there() -> None:
     where = Folders("/b/wals", "/b/incoming", "/b/streaming")
     archived = f"/b/wals/{SEGMENT[:16]}/{SEGMENT}"
-    assert barman_archive.paths(where, SEGMENT) == [
+    assert barman_archive.candidate_paths(where, SEGMENT) == [
         archived,
         f"/b/incoming/{SEGMENT}",
         f"/b/streaming/{SEGMENT}",
         archived,
     ]
-    assert barman_archive.paths(where, "00000002.history")[0] == "/b/wals/00000002.history"
+    assert barman_archive.candidate_paths(where, "00000002.history")[0] == "/b/wals/00000002.history"
 
 
 def test_an_archive_that_has_gone_has_not_nothing(home: Path) -> None:

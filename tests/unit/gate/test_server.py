@@ -104,7 +104,7 @@ def impatient(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
     code = (
         "import sys; sys.path.insert(0, 'files')\n"
         "from walbasin.gate import server\nfrom walbasin.wal import protocol\n"
-        "server.PATIENCE = 1\n"
+        "server.TIME_LIMIT = 1\n"
         f"server.run(protocol.Opening('angus', (), config={str(config)!r}))"
     )
     command = [sys.executable, "-c", code]

@@ -9,7 +9,7 @@ from walbasin.wal import segment
 from tests.support.wal_builder import FOREIGN, MIB, OURS, build_data_directory, build_segment
 
 
-def read(folder: Path) -> data_directory.Cluster:
+def read(folder: Path) -> data_directory.DataDirectory:
     found = data_directory.read(str(folder))
     assert found is not None
     return found
@@ -83,7 +83,7 @@ def test_called_by_hand_elsewhere_there_is_no_cluster(tmp_path: Path, monkeypatc
     ],
 )
 def test_the_mode_is_what_the_data_directory_says(tmp_path: Path, version: int, files: list[str], mode: str) -> None:
-    assert data_directory.recovery_mode(read(build_data_directory(tmp_path / "main", version, OURS, *files))) == mode
+    assert read(build_data_directory(tmp_path / "main", version, OURS, *files)).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_mode_is_what_the_data_directory_says(tmp_path: Path, version: int, 
 def test_before_12_recovery_conf_says_which_mode(tmp_path: Path, line: str, mode: str) -> None:
     folder = build_data_directory(tmp_path / "main", 11)
     (folder / "recovery.conf").write_text(f"restore_command = 'x %f %p'\n{line}\n")
-    assert data_directory.recovery_mode(read(folder)) == mode
+    assert read(folder).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_before_12_recovery_conf_says_which_mode(tmp_path: Path, line: str, mode
     ],
 )
 def test_settings_are_read_by_the_grammar_of_postgresql_conf(text: str, values: dict[str, str]) -> None:
-    assert data_directory.settings(text) == values
+    assert data_directory.parse_settings(text) == values
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_promotion_is_asked_for_by_promote_or_the_trigger_file(
 
 def test_the_segment_size_is_that_of_the_segments_in_pg_wal(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
-    assert data_directory.segment_size(read(folder)) == segment.DEFAULT_SIZE
+    assert read(folder).segment_size == segment.DEFAULT_SIZE
     (folder / "pg_wal" / "000000010000000000000001").write_bytes(bytes(MIB))
     (folder / "pg_wal" / "RECOVERYXLOG").write_bytes(b"not a segment yet")
-    assert data_directory.segment_size(read(folder)) == MIB
+    assert read(folder).segment_size == MIB
 
 
 def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
@@ -175,7 +175,9 @@ def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
 
 def test_the_histories_in_pg_wal_are_read_as_far_as_they_are_right(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
-    assert list(data_directory.histories(read(folder))) == []
+    assert list(data_directory.read_histories(read(folder))) == []
     (folder / "pg_wal" / "00000003.history").write_text("1\t0/5000148\tfirst\n2\t1/0A000000\tsecond\n")
     (folder / "pg_wal" / "00000004.history").write_text("no history\n")
-    assert list(data_directory.histories(read(folder))) == [("00000003.history", [(1, 0x5000148), (2, 0x10A000000)])]
+    assert list(data_directory.read_histories(read(folder))) == [
+        ("00000003.history", [(1, 0x5000148), (2, 0x10A000000)])
+    ]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from walbasin.local import data_directory, spool
-from walbasin.local.spool import Refused, Spool
+from walbasin.local.spool import Spool, SpoolRefused
 from walbasin.wal.segment import DEFAULT_SIZE
 
 from tests.support.wal_builder import FOREIGN, OURS, build_data_directory
@@ -36,9 +36,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def put(into: Spool, name: str = NAME, content: bytes = CONTENT) -> None:
-    with into.begin(name) as file:
+    with into.create(name) as file:
         file.write(content)
-    into.keep(name)
+    into.commit(name)
 
 
 def test_it_is_made_where_it_is_missing_and_is_its_owners_alone(place: Place) -> None:
@@ -55,19 +55,19 @@ def test_it_is_made_where_it_is_missing_and_is_its_owners_alone(place: Place) ->
 def test_what_was_kept_is_handed_over_once(place: Place) -> None:
     ours = place.open()
     put(ours)
-    assert ours.take(NAME, str(place.destination))
+    assert ours.deliver(NAME, str(place.destination))
     assert place.destination.read_bytes() == CONTENT
     assert place.destination.stat().st_mode & 0o077 == 0
-    assert not ours.take(NAME, str(place.destination))
+    assert not ours.deliver(NAME, str(place.destination))
     assert place.files() == []
 
 
 def test_a_hand_over_is_a_rename_where_it_can_be(place: Place) -> None:
     ours = place.open()
-    assert ours.is_beside(str(place.data / "pg_wal"))
+    assert ours.is_same_filesystem(str(place.data / "pg_wal"))
     put(ours)
     (inode,) = (path.stat().st_ino for path in place.root.rglob(NAME))
-    assert ours.take(NAME, str(place.destination))
+    assert ours.deliver(NAME, str(place.destination))
     assert place.destination.stat().st_ino == inode
 
 
@@ -75,12 +75,12 @@ def test_a_hand_over_is_a_rename_where_it_can_be(place: Place) -> None:
 def test_on_another_filesystem_it_is_a_copy_that_appears_whole(place: Place) -> None:
     destination = SHARED_MEMORY / f"walbasin-test-{os.getpid()}"
     ours = place.open()
-    assert not ours.is_beside(str(SHARED_MEMORY))
+    assert not ours.is_same_filesystem(str(SHARED_MEMORY))
     put(ours, content=CONTENT * 100_000)
     try:
-        assert ours.take(NAME, str(destination))
+        assert ours.deliver(NAME, str(destination))
         assert destination.read_bytes() == CONTENT * 100_000
-        assert not ours.take(NAME, str(destination))
+        assert not ours.deliver(NAME, str(destination))
     finally:
         destination.unlink(missing_ok=True)
     assert place.files() == []
@@ -88,12 +88,12 @@ def test_on_another_filesystem_it_is_a_copy_that_appears_whole(place: Place) -> 
 
 def test_what_is_not_kept_yet_is_not_handed_over(place: Place) -> None:
     ours = place.open()
-    with ours.begin(NAME) as file:
+    with ours.create(NAME) as file:
         file.write(CONTENT)
     assert ours.names() == []
-    assert not ours.take(NAME, str(place.destination))
+    assert not ours.deliver(NAME, str(place.destination))
     assert not place.destination.exists()
-    ours.drop(NAME)
+    ours.abort(NAME)
     assert place.files() == []
 
 
@@ -101,10 +101,10 @@ def test_names_are_in_order_and_are_segments_only(place: Place) -> None:
     ours = place.open()
     put(ours, NEXT)
     put(ours, NAME)
-    ours.note_outage()
-    ours.begin("000000010000000000000003").close()
+    ours.record_outage()
+    ours.create("000000010000000000000003").close()
     assert ours.names() == [NAME, NEXT]
-    ours.discard([NAME, "000000010000000000000009"])
+    ours.remove([NAME, "000000010000000000000009"])
     assert ours.names() == [NEXT]
 
 
@@ -113,7 +113,7 @@ def test_a_destination_that_cannot_be_written_keeps_the_segment(place: Place) ->
     put(ours)
     place.destination.mkdir()
     with pytest.raises(OSError):
-        ours.take(NAME, str(place.destination))
+        ours.deliver(NAME, str(place.destination))
     assert ours.names() == [NAME]
 
 
@@ -140,7 +140,16 @@ def test_no_name_leads_out_of_the_spool_folder(place: Place, host: str, server: 
 
 
 def test_names_that_differ_have_folders_that_differ() -> None:
-    own = data_directory.Cluster("/data", 15, OURS, 1, 2)
+    own = data_directory.DataDirectory(
+        path="/data",
+        major_version=15,
+        system_identifier=OURS,
+        device=1,
+        inode=2,
+        mode="standby",
+        postmaster_id=None,
+        segment_size=DEFAULT_SIZE,
+    )
     pairs = [("a", "b"), ("a:b", ""), ("", "a:b"), ("a%3a", "b"), ("a:", "b"), ("a", ":b")]
     assert len({spool.folder_name(own, host, server) for host, server in pairs}) == len(pairs)
 
@@ -148,7 +157,7 @@ def test_names_that_differ_have_folders_that_differ() -> None:
 def test_a_link_is_refused(place: Place, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     place.root.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Refused, match=str(place.root)):
+    with pytest.raises(SpoolRefused, match=str(place.root)):
         place.open()
 
 
@@ -158,7 +167,7 @@ def test_a_link_deeper_down_is_refused(place: Place, tmp_path: Path, depth: int)
     folder = [place.root, *sorted(path for path in place.root.rglob("*") if path.is_dir())][depth]
     folder.rename(tmp_path / "moved")
     folder.symlink_to(tmp_path / "moved")
-    with pytest.raises(Refused):
+    with pytest.raises(SpoolRefused):
         place.open()
 
 
@@ -166,7 +175,7 @@ def test_a_link_deeper_down_is_refused(place: Place, tmp_path: Path, depth: int)
 def test_a_folder_that_is_open_to_others_is_refused(place: Place, mode: int) -> None:
     place.root.mkdir()
     place.root.chmod(mode)
-    with pytest.raises(Refused, match=f"mode {mode:o}"):
+    with pytest.raises(SpoolRefused, match=f"mode {mode:o}"):
         place.open()
 
 
@@ -174,13 +183,13 @@ def test_a_folder_of_somebody_else_is_refused(place: Place, monkeypatch: pytest.
     place.root.mkdir(mode=0o700)
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(Refused, match=f"user {owner}"):
+    with pytest.raises(SpoolRefused, match=f"user {owner}"):
         place.open()
 
 
 def test_a_file_in_its_place_is_refused(place: Place) -> None:
     place.root.touch()
-    with pytest.raises(Refused, match="Not a directory"):
+    with pytest.raises(SpoolRefused, match="Not a directory"):
         place.open()
 
 
@@ -189,7 +198,7 @@ def test_a_planted_link_is_not_written_through(place: Place, tmp_path: Path) -> 
     (folder,) = place.root.glob("*/*")
     (folder / f"{NAME}.unfinished").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError):
-        ours.begin(NAME)
+        ours.create(NAME)
     assert not (tmp_path / "victim").exists()
 
 
@@ -202,21 +211,21 @@ def test_a_reboot_makes_it_void(place: Place, tmp_path: Path, monkeypatch: pytes
     boot_id.write_text("second-boot\n")
     after = place.open()
     assert after.names() == []
-    assert not after.take(NAME, str(place.destination))
+    assert not after.deliver(NAME, str(place.destination))
     assert place.files() == []
 
 
 def test_only_one_at_a_time_fills_it(place: Place) -> None:
     first, second = place.open(), place.open()
-    assert first.claim()
-    assert not second.claim()
+    assert first.lock()
+    assert not second.lock()
 
 
 def test_who_fills_it_sweeps_what_a_killed_one_left(place: Place) -> None:
     ours = place.open()
     put(ours)
-    ours.begin(NEXT).close()
-    assert place.open().claim()
+    ours.create(NEXT).close()
+    assert place.open().lock()
     assert place.files() == [NAME]
 
 
@@ -233,22 +242,22 @@ def test_who_fills_it_sweeps_what_a_killed_one_left(place: Place) -> None:
     ],
 )
 def test_the_filesystem_keeps_four_segments_and_five_percent(free: int, total: int, segments: int) -> None:
-    assert spool.room(free * DEFAULT_SIZE, total * DEFAULT_SIZE, DEFAULT_SIZE) == segments
+    assert spool.free_segments(free * DEFAULT_SIZE, total * DEFAULT_SIZE, DEFAULT_SIZE) == segments
 
 
 def test_room_is_that_of_its_own_filesystem(place: Place) -> None:
     status = os.statvfs(place.data)
-    roomy = place.open().room(DEFAULT_SIZE)
-    expected = spool.room(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, DEFAULT_SIZE)
+    roomy = place.open().free_segments(DEFAULT_SIZE)
+    expected = spool.free_segments(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, DEFAULT_SIZE)
     assert abs(roomy - expected) <= 4  # others write to it as well
 
 
 def test_an_outage_is_remembered_until_it_ends(place: Place) -> None:
     ours = place.open()
     assert ours.outage_age() is None
-    ours.note_outage()
+    ours.record_outage()
     age = place.open().outage_age()
     assert age is not None
     assert 0 <= age < 5
-    ours.end_outage()
+    ours.clear_outage()
     assert ours.outage_age() is None

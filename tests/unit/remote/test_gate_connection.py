@@ -1,4 +1,4 @@
-"""The fetcher's side of a connection, given whatever a hostile Barman host could send."""
+"""Give the fetcher's side of a connection whatever a hostile Barman host could send."""
 
 import struct
 import tempfile
@@ -10,39 +10,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from walbasin.remote import gate_connection, ssh
-from walbasin.remote.gate_connection import Gateway
-from walbasin.remote.ssh import Absent, Remote, Sessions, Unreachable
+from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.gate_connection import GateConnection
+from walbasin.remote.ssh import EventLoop, Remote
 from walbasin.wal import compression, protocol
-from walbasin.wal.compression import Arrival
+from walbasin.wal.compression import IncomingFile
 
 OPENING = protocol.Opening("angus", ("gzip",))
 KINDS = (b"D", b".", b"A", b"E")
 
 
-class Request:
-    """Somebody who asks for a file, and what he is told."""
+class Handler:
+    """Ask for a file, and note what comes."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.name = f"{number:024X}"
         self.file: BinaryIO = (folder / self.name).open("w+b")
-        self.arrival = Arrival(self.file, tempfile.TemporaryFile)
+        self.incoming = IncomingFile(self.file, tempfile.TemporaryFile)
         self.begun = 0
         self.ends: list[Exception | None] = []
 
-    def begin(self) -> None:
+    def on_first_byte(self) -> None:
         self.begun += 1
 
-    def end(self, error: Exception | None) -> None:
+    def on_complete(self, error: Exception | None) -> None:
         self.ends.append(error)
 
+    def write(self, data: bytes) -> None:
+        self.incoming.write(data)
+
     def content(self) -> bytes:
-        self.arrival.finish()
+        self.incoming.finish()
         self.file.seek(0)
         return self.file.read()
 
 
 def whole_answers(data: bytes) -> list[tuple[bytes, bytes]]:
-    """(last kind, content) of each whole answer in what came, as protocol.py describes it, up to the first nonsense."""
+    """Return (last kind, content) of each whole answer, up to the first nonsense."""
     _, greeting, data = data.partition(b"barman-wal-gate 1 ready\n")
     found = []
     content = b""
@@ -62,7 +66,7 @@ def whole_answers(data: bytes) -> list[tuple[bytes, bytes]]:
 
 @pytest.fixture(scope="module")
 def said() -> Iterator[Path]:
-    """The file of what the host says, in place of ssh."""
+    """Yield the file of what the host says, in place of ssh."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         file = Path(folder) / "said"
         patch.setattr(ssh, "ssh_command", lambda *_, **__: ["cat", str(file)])
@@ -95,25 +99,25 @@ def test_whatever_the_host_says_each_request_is_answered_once_and_never_with_som
     data = beginning + b"".join(frames)
     said.write_bytes(data)
     lost: list[Exception] = []
-    requests = [Request(number, said.parent) for number in range(count)]
-    with Sessions() as sessions:
-        line = Gateway(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))
-        sessions.start(line)
+    requests = [Handler(number, said.parent) for number in range(count)]
+    with EventLoop() as loop:
+        connection = GateConnection(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))
+        loop.add(connection)
         for request in requests:
-            line.request(request)
-        ssh.run(sessions, lambda: False)
+            connection.request(request)
+        loop.run_until(lambda: False)
     assert len(lost) == 1
     answers = whole_answers(data)[:count]
     for request, (kind, content) in zip(requests, answers, strict=False):
         (error,) = request.ends
         if kind == protocol.END:
             assert error is None
-            assert compression.kind(content) or request.content() == content
+            assert compression.detect_compression(content) or request.content() == content
         else:
-            assert isinstance(error, Absent if kind == protocol.ABSENT else Unreachable)
+            assert isinstance(error, NotInArchive if kind == protocol.ABSENT else FetchError)
     for request in requests[len(answers) :]:
         (error,) = request.ends
-        assert isinstance(error, Unreachable)
+        assert isinstance(error, FetchError)
     for request in requests:
         request.file.close()
 
@@ -121,9 +125,9 @@ def test_whatever_the_host_says_each_request_is_answered_once_and_never_with_som
 def test_what_the_host_says_without_end_is_cut_off(said: Path) -> None:
     said.write_bytes(bytes(8 * gate_connection.LONGEST_BANNER))
     lost: list[Exception] = []
-    with Sessions() as sessions:
-        line = Gateway(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))
-        sessions.start(line)
-        ssh.run(sessions, lambda: False)
-        assert len(line._buffer) <= gate_connection.LONGEST_BANNER + gate_connection.CHUNK
+    with EventLoop() as loop:
+        connection = GateConnection(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))
+        loop.add(connection)
+        loop.run_until(lambda: False)
+        assert len(connection._buffer) <= gate_connection.LONGEST_BANNER + gate_connection.CHUNK
     assert "said too much" in str(lost[0])

@@ -1,5 +1,5 @@
 import pytest
-from walbasin.remote.gate_pool import Pace, Progress, is_stalled, lines_to_use
+from walbasin.remote.gate_pool import Progress, SegmentTiming, is_stalled, tune_connections
 
 from tests.support.wal_builder import MIB
 
@@ -7,25 +7,25 @@ ALONE = 0.45
 
 
 @pytest.mark.parametrize(
-    ("what", "now", "most", "pace", "size", "expected"),
+    ("what", "now", "most", "timing", "size", "expected"),
     [
-        ("a round trip of 50 ms", 1, 8, Pace(ALONE, 1, ALONE, 0.05), 16 * MIB, 2),
-        ("two do not slow down each other", 2, 8, Pace(0.46, 2, ALONE, 0.05), 16 * MIB, 4),
-        ("and so on", 4, 8, Pace(0.5, 4, ALONE, 0.05), 16 * MIB, 8),
-        ("no more than there may be", 4, 6, Pace(0.5, 4, ALONE, 0.05), 16 * MIB, 6),
-        ("they share what there is", 2, 8, Pace(0.9, 2, ALONE, 0.05), 16 * MIB, 2),
-        ("the second is not at work yet", 2, 8, Pace(ALONE, 1, ALONE, 0.05), 16 * MIB, 2),
-        ("loopback", 1, 8, Pace(0.03, 1, 0.03, 0.001), 16 * MIB, 1),
-        ("a slow link that is near", 1, 8, Pace(1.3, 1, 1.3, 0.02), 16 * MIB, 1),
-        ("processors that are busy", 1, 8, Pace(0.4, 1, 0.3, 0.02), 16 * MIB, 1),
-        ("small segments at 50 ms: fast enough", 1, 8, Pace(0.06, 1, 0.06, 0.05), MIB, 1),
-        ("large segments at 10 ms", 1, 8, Pace(0.5, 1, 0.5, 0.01), 64 * MIB, 2),
+        ("a round trip of 50 ms", 1, 8, SegmentTiming(ALONE, 1, ALONE, 0.05), 16 * MIB, 2),
+        ("two do not slow down each other", 2, 8, SegmentTiming(0.46, 2, ALONE, 0.05), 16 * MIB, 4),
+        ("and so on", 4, 8, SegmentTiming(0.5, 4, ALONE, 0.05), 16 * MIB, 8),
+        ("no more than there may be", 4, 6, SegmentTiming(0.5, 4, ALONE, 0.05), 16 * MIB, 6),
+        ("they share what there is", 2, 8, SegmentTiming(0.9, 2, ALONE, 0.05), 16 * MIB, 2),
+        ("the second is not at work yet", 2, 8, SegmentTiming(ALONE, 1, ALONE, 0.05), 16 * MIB, 2),
+        ("loopback", 1, 8, SegmentTiming(0.03, 1, 0.03, 0.001), 16 * MIB, 1),
+        ("a slow link that is near", 1, 8, SegmentTiming(1.3, 1, 1.3, 0.02), 16 * MIB, 1),
+        ("processors that are busy", 1, 8, SegmentTiming(0.4, 1, 0.3, 0.02), 16 * MIB, 1),
+        ("small segments at 50 ms: fast enough", 1, 8, SegmentTiming(0.06, 1, 0.06, 0.05), MIB, 1),
+        ("large segments at 10 ms", 1, 8, SegmentTiming(0.5, 1, 0.5, 0.01), 64 * MIB, 2),
     ],
 )
 def test_connections_are_added_where_round_trips_hold_one_back(
-    what: str, now: int, most: int, pace: Pace, size: int, expected: int
+    what: str, now: int, most: int, timing: SegmentTiming, size: int, expected: int
 ) -> None:
-    assert lines_to_use(now, most, pace, size) == expected, what
+    assert tune_connections(now, most, timing, size) == expected, what
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from walbasin.wal import segment
-from walbasin.wal.compression import Arrival, Sink, Undecodable
+from walbasin.wal.compression import DecompressingWriter, IncomingFile, UnsupportedCompression
 
 from tests.support.wal_builder import MIB, build_segment
 
@@ -29,10 +29,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def arrived(folder: Path, *chunks: bytes) -> tuple[Arrival, bytes]:
+def arrived(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
     """What an arrival made of a whole file that came in these pieces."""
     with (folder / "file").open("w+b") as file:
-        arrival = Arrival(file, tempfile.TemporaryFile)
+        arrival = IncomingFile(file, tempfile.TemporaryFile)
         for chunk in chunks:
             arrival.write(chunk)
         arrival.finish()
@@ -41,10 +41,10 @@ def arrived(folder: Path, *chunks: bytes) -> tuple[Arrival, bytes]:
         return arrival, file.read()
 
 
-def received(*chunks: bytes) -> tuple[Sink, bytes]:
+def received(*chunks: bytes) -> tuple[DecompressingWriter, bytes]:
     """What a sink made of a whole file that came in these pieces."""
     file = io.BytesIO()
-    sink = Sink(file)
+    sink = DecompressingWriter(file)
     for chunk in chunks:
         sink.write(chunk)
     sink.finish()
@@ -73,7 +73,7 @@ def test_it_does_not_matter_in_which_pieces_it_comes(form: str, cuts: list[int])
 def test_what_is_compressed_a_thousand_times_does_not_fill_the_memory(form: str, tmp_path: Path) -> None:
     stored = COMPRESS[form](bytes(64 * MIB))
     with (tmp_path / "file").open("wb") as file:
-        sink = Sink(file)
+        sink = DecompressingWriter(file)
         tracemalloc.start()
         try:
             sink.write(stored)
@@ -97,8 +97,8 @@ def test_what_is_longer_than_any_segment_does_not_fill_the_disk(
         stored = subprocess.run([form, "-1", "-c"], input=bytes(8 * MIB), stdout=subprocess.PIPE, check=True).stdout
     monkeypatch.setattr(segment, "LARGEST", MIB)
     with (tmp_path / "file").open("wb") as file:
-        sink = Sink(file)
-        with pytest.raises(segment.Invalid):
+        sink = DecompressingWriter(file)
+        with pytest.raises(segment.InvalidWal):
             sink.write(stored)
             sink.finish()
         sink.close()
@@ -115,7 +115,7 @@ def test_a_file_shorter_than_any_magic_passes(content: bytes) -> None:
 def test_a_compressed_file_that_ends_too_early_is_refused(form: str, share: float) -> None:
     stored = COMPRESS[form](WAL[:4096])
     end = max(8, int(len(stored) * share))
-    with pytest.raises(segment.Invalid):
+    with pytest.raises(segment.InvalidWal):
         received(stored[:end])
 
 
@@ -123,7 +123,7 @@ def test_a_compressed_file_that_ends_too_early_is_refused(form: str, share: floa
 @pytest.mark.parametrize("is_apart", [False, True], ids=["with the last bytes", "on its own"])
 def test_more_behind_the_end_of_a_compressed_file_is_refused(form: str, is_apart: bool) -> None:
     stored = COMPRESS[form](WAL)
-    with pytest.raises(segment.Invalid):
+    with pytest.raises(segment.InvalidWal):
         received(*((stored, b"more") if is_apart else (stored + b"more",)))
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_compressed_file_is_refused(form: str) -> None:
     stored = bytearray(COMPRESS[form](WAL))
     for place in range(len(stored) // 2, len(stored) // 2 + 16):
         stored[place] ^= 0xFF
-    with pytest.raises(segment.Invalid, match="damaged"):
+    with pytest.raises(segment.InvalidWal, match="damaged"):
         received(bytes(stored))
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_compressed_file_is_refused(form: str) -> None:
     ],
 )
 def test_a_form_that_cannot_be_undone_is_named(start: bytes, kind: str) -> None:
-    with pytest.raises(Undecodable, match=kind):
+    with pytest.raises(UnsupportedCompression, match=kind):
         received(start + bytes(1000))
 
 
@@ -158,25 +158,25 @@ def test_what_is_stored_as_zstd_or_lz4_is_undone_by_their_programs(
         pytest.skip(f"{program} is not installed")
     stored = subprocess.run([program, "-c"], input=WAL, stdout=subprocess.PIPE, check=True).stdout
     with (tmp_path / "whole").open("w+b") as file:
-        sink = Sink(file)
+        sink = DecompressingWriter(file)
         sink.write(stored[:1000])
         sink.write(stored[1000:])
         sink.finish()
         assert (sink.length, sink.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
     assert (tmp_path / "whole").read_bytes() == WAL
     with (tmp_path / "short").open("w+b") as file:
-        sink = Sink(file)
+        sink = DecompressingWriter(file)
         sink.write(stored[:-5])
-        with pytest.raises(segment.Invalid, match="ends too early"):
+        with pytest.raises(segment.InvalidWal, match="ends too early"):
             sink.finish()
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(Undecodable, match=program):
+    with pytest.raises(UnsupportedCompression, match=program):
         received(stored)
 
 
 def test_nothing_longer_than_the_largest_segment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "LARGEST", MIB)
-    with pytest.raises(segment.Invalid, match="longer than any"):
+    with pytest.raises(segment.InvalidWal, match="longer than any"):
         received(gzip.compress(bytes(2 * MIB)))
 
 
@@ -197,7 +197,7 @@ def test_what_is_spliced_goes_behind_what_was_written(tmp_path: Path, form: str)
     os.write(writer, stored[50:])
     os.close(writer)
     with (tmp_path / "file").open("w+b") as file:
-        arrival = Arrival(file, tempfile.TemporaryFile)
+        arrival = IncomingFile(file, tempfile.TemporaryFile)
         assert arrival.splice(reader, 10) is None, "as long as it is not known what it is"
         arrival.write(stored[:50])
         while arrival.splice(reader, 100):
@@ -208,11 +208,11 @@ def test_what_is_spliced_goes_behind_what_was_written(tmp_path: Path, form: str)
 
 
 def test_what_arrives_damaged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(segment.Invalid):
+    with pytest.raises(segment.InvalidWal):
         arrived(tmp_path, gzip.compress(WAL)[:-20])
 
 
 def test_no_more_arrives_than_the_largest_segment_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("walbasin.wal.compression.LONGEST", 1000)
-    with pytest.raises(segment.Invalid):
+    with pytest.raises(segment.InvalidWal):
         arrived(tmp_path, *[bytes(300)] * 4)

@@ -10,7 +10,7 @@ WORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), mi
 @given(WORD.filter(lambda text: not text.startswith("-")), st.sampled_from(["", "gzip", "bzip2"]), WORD)
 def test_an_opening_line_says_what_was_meant(server: str, compression: str, config: str) -> None:
     opening = Opening(server, ("gzip", "zstd"), compression, config)
-    assert protocol.is_opening(protocol.opening_line(opening))
+    assert protocol.is_opening_line(protocol.opening_line(opening))
     assert protocol.parse_opening(protocol.opening_line(opening)) == opening
 
 

@@ -31,8 +31,8 @@ SIZES = [1 << exponent for exponent in range(20, 31)]
         ("RECOVERYXLOG", False, False),
     ],
 )
-def test_names_are_told_by_postgresqls_grammar(name: str, is_segment: bool, is_history: bool) -> None:
-    assert (segment.is_segment(name), segment.is_history(name)) == (is_segment, is_history)
+def test_names_are_told_by_postgresqls_grammar(name: str, is_segment_name: bool, is_history_name: bool) -> None:
+    assert (segment.is_segment_name(name), segment.is_history_name(name)) == (is_segment_name, is_history_name)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_names_are_told_by_postgresqls_grammar(name: str, is_segment: bool, is_h
     ],
 )
 def test_a_name_stands_for_a_place_in_the_wal(name: str, size: int, lsn: int) -> None:
-    assert segment.position(name, size) == lsn // size
-    assert segment.at(segment.timeline(name), lsn // size, size) == name
+    assert segment.segment_number(name, size) == lsn // size
+    assert segment.segment_name(segment.timeline(name), lsn // size, size) == name
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_a_name_stands_for_a_place_in_the_wal(name: str, size: int, lsn: int) ->
     ],
 )
 def test_a_log_is_followed_by_the_next_one(name: str, size: int, following: str) -> None:
-    assert segment.at(segment.timeline(name), segment.position(name, size) + 1, size) == following
+    assert segment.segment_name(segment.timeline(name), segment.segment_number(name, size) + 1, size) == following
 
 
 @given(timeline=st.integers(1, 2**32 - 1), lsn=st.integers(0, 2**64 - 1), size=st.sampled_from(SIZES))
 def test_names_and_positions_are_the_same_thing(timeline: int, lsn: int, size: int) -> None:
-    name = segment.at(timeline, lsn // size, size)
-    assert segment.is_segment(name)
-    assert (segment.timeline(name), segment.position(name, size)) == (timeline, lsn // size)
+    name = segment.segment_name(timeline, lsn // size, size)
+    assert segment.is_segment_name(name)
+    assert (segment.timeline(name), segment.segment_number(name, size)) == (timeline, lsn // size)
 
 
 NAME = "000000030000000200000005"
@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_the_header_is_noticed(size: int) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         try:
             segment.verify_segment(NAME, bytes(flipped), size, OURS)
-        except segment.Invalid:
+        except segment.InvalidWal:
             continue
         missed.add(bit // 8)
     magic, info, timeline, padding = {0, 1}, {2}, {4}, set(range(20, 24))
@@ -157,13 +157,13 @@ GOOD = build_header(3, at_name(16 * MIB))
     ],
 )
 def test_a_wrong_segment_is_refused_with_the_cause(start: bytes, length: int, cause: str) -> None:
-    with pytest.raises(segment.Invalid, match=cause):
+    with pytest.raises(segment.InvalidWal, match=cause):
         segment.verify_segment(NAME, start, length, OURS)
 
 
 def test_the_other_byte_order_is_not_taken_for_wal() -> None:
     swapped = GOOD[1::-1] + GOOD[2:]
-    with pytest.raises(segment.Invalid):
+    with pytest.raises(segment.InvalidWal):
         segment.verify_segment(NAME, swapped, 16 * MIB, OURS)
 
 
@@ -174,7 +174,7 @@ def test_a_history_is_read_as_postgresql_writes_it() -> None:
         b"# a comment, as timeline.c allows\n"
         b'3\t2A/FF0000A0\tat restore point "before the mistake"\n'
     )
-    assert segment.history("00000004.history", text) == [(1, 0x0_0500_0148), (3, 0x2A_FF00_00A0)]
+    assert segment.parse_history("00000004.history", text) == [(1, 0x0_0500_0148), (3, 0x2A_FF00_00A0)]
 
 
 @pytest.mark.parametrize(
@@ -202,5 +202,5 @@ def test_a_history_is_read_as_postgresql_writes_it() -> None:
     ],
 )
 def test_what_is_no_history_is_refused(text: bytes) -> None:
-    with pytest.raises(segment.Invalid):
-        segment.history("00000004.history", text)
+    with pytest.raises(segment.InvalidWal):
+        segment.parse_history("00000004.history", text)
