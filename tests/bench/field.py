@@ -289,17 +289,17 @@ class Standby:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return used
 
-    def background(self) -> list[int]:
-        """The process ids of what works in the background."""
+    def prefetch_processes(self) -> list[int]:
+        """The process ids of what the prefetch process does."""
         found = Path("/proc").glob("[0-9]*/cmdline")
         own = [int(path.parent.name) for path in found if _mentions(path, self.folder / "spool")]
         return [pid for pid in own if pid != self._caller.pid]
 
-    def end_background(self) -> None:
-        for pid in self.background():
+    def end_prefetch_process(self) -> None:
+        for pid in self.prefetch_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not self.background(), "the end of the background process", step=0.02)
+        wait_until(lambda: not self.prefetch_processes(), "the end of the prefetch process", step=0.02)
 
     def wait_for_spooled(self, name: str) -> None:
         wait_until(lambda: any((self.folder / "spool").rglob(name)), f"{name} in the spool", step=0.02)

@@ -96,10 +96,10 @@ def test_the_same_cluster_twice(
             call = standby.fetch(name, "-p", "4", host="gate")
             assert (call.status, call.stderr) == (0, "")
             assert standby.delivered() == wal(name)
-    assert len(served.background_ids()) == 2, "each has its own"
+    assert len(served.prefetch_process_ids()) == 2, "each has its own"
     # When one ends, the other's goes on.
     (other.data / "postmaster.pid").unlink()
-    wait_until(lambda: len(served.background_ids()) == 1, "the end of one")
+    wait_until(lambda: len(served.prefetch_process_ids()) == 1, "the end of one")
     assert served.fetch(angus.segments[5], "-p", "4", host="gate").status == 0
     served.wait_for_spooled(angus.segments[6])
 
@@ -138,7 +138,7 @@ def test_two_calls_for_the_same_destination(served: Standby, angus: Primary, wal
 def test_pg_rewind_asks_while_a_standby_recovers(
     served: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path
 ) -> None:
-    """Its calls have another destination, and go back in time. The standby's basin does not follow them."""
+    """Its calls have another destination, and go back in time. The standby's spool does not follow them."""
     for name, earlier in zip(angus.segments[4:], reversed(angus.segments[:4])):
         assert served.fetch(name, "-p", "3", host="gate").status == 0
         target = served.data / "pg_wal" / earlier

@@ -78,9 +78,9 @@ def test_the_record_outlives_the_process(served: Standby, angus: Primary) -> Non
         assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
         while record(served, "restored") < times:  # pytest's own limit is the bound
             time.sleep(0.1)
-        (background,) = served.background_ids()
-        os.kill(background, number)
-        wait_until(lambda: not served.background(), "its end")
+        (prefetch_process,) = served.prefetch_process_ids()
+        os.kill(prefetch_process, number)
+        wait_until(lambda: not served.prefetch_processes(), "its end")
         assert record(served, "restored") == times
     assert status(served)["is_running"] is False
 

@@ -68,7 +68,7 @@ class Standby:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
-        # What works in the background ends with the cluster.
+        # What the prefetch process does ends with the cluster.
         (self.data / "global" / "pg_control").unlink(missing_ok=True)
 
     def fetch(self, wal_name: str, *options: str, **where: object) -> Call:
@@ -94,7 +94,7 @@ class Standby:
     def wait_for_spooled(self, *names: str) -> None:
         wait_until(lambda: set(names) <= set(self.spooled()), f"{names} in the spool")
 
-    def background_ids(self) -> list[int]:
+    def prefetch_process_ids(self) -> list[int]:
         """The process ids of those that lead a session of their own and are no ssh."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
@@ -104,6 +104,6 @@ class Standby:
                     found.append(int(path.name))
         return found
 
-    def background(self) -> list[str]:
+    def prefetch_processes(self) -> list[str]:
         """The processes that go on after a call."""
         return processes([self.spool])

@@ -9,7 +9,7 @@ SIZES = [1 << exponent for exponent in range(20, 31)]
 
 
 @pytest.mark.parametrize(
-    ("name", "is_segment", "is_history"),
+    ("name", "is_segment_name", "is_history_name"),
     [
         ("000000010000000000000001", True, False),
         ("FFFFFFFF00000ABC000000FF", True, False),

@@ -37,9 +37,9 @@ def test_an_archive_that_offers_nothing_is_asked_for_nothing() -> None:
     jobs=st.integers(0, 64),
     free_segments=st.integers(-5, 64),
 )
-def test_the_window_keeps_its_limits(offered: list[int], spooled: list[int], jobs: int, room: int) -> None:
-    chosen = window.offered_to_fetch(names(5)[0], names(5, *offered), names(*spooled), jobs, room)
-    assert len(chosen) <= max(0, min(jobs - 1, room))
+def test_the_window_keeps_its_limits(offered: list[int], spooled: list[int], jobs: int, free_segments: int) -> None:
+    chosen = window.offered_to_fetch(names(5)[0], names(5, *offered), names(*spooled), jobs, free_segments)
+    assert len(chosen) <= max(0, min(jobs - 1, free_segments))
     assert set(chosen) <= set(names(*offered)) - set(names(*spooled))
 
 

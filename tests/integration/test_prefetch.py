@@ -1,4 +1,4 @@
-"""The background process behind -p: what it keeps ready, who is served by it, and when it ends."""
+"""The prefetch process behind -p: what it keeps ready, who is served by it, and when it ends."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def test_it_keeps_the_next_segments_ready_over_one_connection(
         served.wait_for_spooled(following)
         assert served.fetch(following, "-p", "3", host="gate").status == 0, name
     assert barman.requests() == [], "the gate reads Barman's folders, and starts no Barman"
-    assert len([line for line in served.background() if "sshd" not in line]) <= 2, "itself, and one ssh"
+    assert len([line for line in served.prefetch_processes() if "sshd" not in line]) <= 2, "itself, and one ssh"
 
 
 def test_the_gate_leaves_barmans_own_line_in_its_log(served: Standby, angus: Primary, barman: BarmanHost) -> None:
@@ -70,17 +70,17 @@ def test_the_shell_trusts_no_folder_that_is_not_this_boots(
 
 def test_sigterm_ends_it_and_leaves_nothing(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
-    (background,) = served.background_ids()
-    os.kill(background, signal.SIGTERM)
-    wait_until(lambda: not served.background(), "its end", LONG_BEFORE_IDLE)
+    (prefetch_process,) = served.prefetch_process_ids()
+    os.kill(prefetch_process, signal.SIGTERM)
+    wait_until(lambda: not served.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
     assert served.spooled() == []
     assert served.fetch(angus.segments[3], "-p", "3", host="gate").status == 0, "the next call starts another"
 
 
 def test_it_ends_when_it_is_killed_and_the_next_call_works(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
-    (background,) = served.background_ids()
-    os.kill(background, signal.SIGKILL)
+    (prefetch_process,) = served.prefetch_process_ids()
+    os.kill(prefetch_process, signal.SIGKILL)
     call = served.fetch(angus.segments[7], "-p", "3", host="gate")
     assert (call.status, call.stderr) == (0, "")
 
@@ -90,28 +90,28 @@ def test_it_ends_with_its_server(served: Standby, angus: Primary) -> None:
     server = subprocess.Popen(["sleep", "60"])
     (served.data / "postmaster.pid").write_text(f"{server.pid}\n{served.data}\n1700000000\n5432\n")
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
-    assert served.background()
+    assert served.prefetch_processes()
     server.kill()
     server.wait()
-    wait_until(lambda: not served.background(), "its end", LONG_BEFORE_IDLE)
+    wait_until(lambda: not served.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
 
 
 @pytest.mark.parametrize("file", ["standby.signal", "postmaster.pid"])
 def test_it_ends_with_recovery_and_with_its_server(served: Standby, angus: Primary, file: str) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
-    assert served.background()
+    assert served.prefetch_processes()
     (served.data / file).unlink()
-    wait_until(lambda: not served.background(), "its end", LONG_BEFORE_IDLE)
+    wait_until(lambda: not served.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
     assert served.spooled() == []
 
 
 def test_other_options_replace_it(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
-    before = served.background_ids()
+    before = served.prefetch_process_ids()
     call = served.fetch(angus.segments[7], "-p", "2", host="gate")
     assert (call.status, call.stderr) == (0, "")
-    assert len(served.background_ids()) == 1
-    assert served.background_ids() != before
+    assert len(served.prefetch_process_ids()) == 1
+    assert served.prefetch_process_ids() != before
 
 
 def test_a_miss_is_asked_anew_each_time(
@@ -159,7 +159,7 @@ def test_where_process_1_is_the_postmaster_it_is_not_started(served: Standby, an
     call = served.fetch(angus.segments[2], "-p", "3", host="gate")
     assert (call.status, len(call.lines)) == (0, 1)
     assert "process 1 is the postmaster" in call.stderr
-    assert not served.background()
+    assert not served.prefetch_processes()
     assert served.spooled() == angus.segments[3:5]
     call = served.fetch(angus.segments[5], "-p", "3", host="gate")
     assert (call.status, call.stderr) == (0, ""), "that is said once"
@@ -184,17 +184,17 @@ def test_what_is_stored_compressed_crosses_as_it_is(
 def test_a_forced_mode_is_not_forgotten(
     served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
-    first, hole, after = angus.segments[4:7]
+    first, gap, after = angus.segments[4:7]
     server = archive({first: wal(first), after: wal(after)})
     assert served.fetch(first, "-p", "2", "--mode", "recovery", server=server, host="gate").status == 0
-    call = served.fetch(hole, "-p", "2", "--mode", "recovery", "--retry", "0", server=server, host="gate")
+    call = served.fetch(gap, "-p", "2", "--mode", "recovery", "--retry", "0", server=server, host="gate")
     assert call.status == 200
-    assert "a hole" in call.stderr
+    assert "a gap" in call.stderr
 
 
 @pytest.fixture
 def stock_folder_known(served: Standby, barman: BarmanHost) -> Callable[..., None]:
-    """Waits until the background process has learned where a stock host keeps its WAL."""
+    """Waits until the prefetch process has learned where a stock host keeps its WAL."""
 
     def wait(server: str = "angus") -> None:
         wait_until(lambda: any("show-servers" in line for line in barman.requests()), "the inquiry", step=0.05)
