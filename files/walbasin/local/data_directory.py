@@ -160,7 +160,7 @@ def _read_postmaster_id(path: str) -> Optional[str]:
 
 def process_id(postmaster_id: str) -> int:
     """Return the process id in a postmaster_id."""
-    return int(postmaster_id.split(".")[0])
+    return int(postmaster_id.split(".", maxsplit=1)[0])
 
 
 def find_startup_process(postmaster_id: Optional[str]) -> Optional[int]:
