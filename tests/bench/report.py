@@ -128,7 +128,7 @@ TARGETS = [
     Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
     Target(f"{STANDBYS} standbys together, of one after the other", 1, _of(MANY, LIMIT)),
     Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),
-    Target("memory of the background process, MiB", 60, lambda results: results.median(MEMORY), True),
+    Target("memory of the prefetch process, MiB", 60, lambda results: results.median(MEMORY), True),
 ]
 
 

@@ -1,6 +1,6 @@
 import re
 
-from walbasin.options import _parser
+from walbasin.fetcher.options import _parser
 
 from tests import readme
 
