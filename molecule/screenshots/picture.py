@@ -24,6 +24,7 @@ COMMAND = """
 exec chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --user-data-dir="$1" \
     3<&"$2" 4>&"$3" >/dev/null 2>&1
 """
+LOADED = "new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))"
 
 
 class Browser:
@@ -63,19 +64,13 @@ class Browser:
         self._count += 1
         request = {"id": self._count, "method": method, "params": parameters, **self._session}
         os.write(self._requests, json.dumps(request).encode() + b"\0")
-        while True:
-            reply = self._read()
-            if reply.get("id") == self._count:
-                break
+        # Skip the events: nothing here needs them.
+        while (reply := self._read()).get("id") != self._count:
+            pass
         if "error" in reply:
             sys.exit(f"chromium refuses {method}: {reply['error']['message']}")
         result: dict[str, Any] = reply["result"]
         return result
-
-    def wait_for(self, event: str) -> None:
-        """Read until an event has come."""
-        while self._read().get("method") != event:
-            pass
 
     def _read(self) -> dict[str, Any]:
         message = bytearray()
@@ -92,9 +87,8 @@ def draw(page: Path, picture: Path, width: int) -> None:
     with Browser() as browser:
         window = {"width": width, "height": 1, "deviceScaleFactor": SCALE, "mobile": False}
         browser.ask("Emulation.setDeviceMetricsOverride", **window)
-        browser.ask("Page.enable")
         browser.ask("Page.navigate", url=page.absolute().as_uri())
-        browser.wait_for("Page.loadEventFired")
+        browser.ask("Runtime.evaluate", expression=LOADED, awaitPromise=True)
         content = browser.ask("Page.getLayoutMetrics")["cssContentSize"]
         drawn = browser.ask("Page.captureScreenshot", captureBeyondViewport=True, clip={**content, "scale": 1})
     picture.write_bytes(base64.b64decode(drawn["data"]))
