@@ -140,7 +140,7 @@ def test_segment_in_spool(bench: Bench) -> None:
 
 
 def test_two_clients_one_fetch(bench: Bench) -> None:
-    results = []
+    results: list[FetchResult] = []
     for _ in range(2):
         bench.prefetcher.request(name(1), results.append)
     bench.source.bring(name(1))
@@ -275,7 +275,7 @@ def test_more_connections_while_postgresql_waits(bench: Bench) -> None:
 def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
-    monkeypatch.setattr(prefetcher, "verify", lambda *_: {}["x"])
+    monkeypatch.setattr(prefetcher, "verify", lambda *_: dict[str, str]()["x"])
     bench.request(name(1))
     bench.source.bring(name(1))
     assert bench.results[name(1)] == FetchResult(policy.LOCAL_ERROR, "internal error, please report it: KeyError: 'x'")
