@@ -23,6 +23,8 @@ def main() -> None:
     options.add_argument("--docs", action="store_true", help="write the result into docs/ and README.md")
     options.add_argument("contests", nargs="*", metavar="contest", help=f"one of {', '.join(CONTESTS)}; default: all")
     chosen = options.parse_args()
+    if chosen.docs and chosen.contests:
+        options.error("--docs needs all contests: name none")
     # Told to stop, it ends what it started, as it does by itself.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="walbasin-bench-", ignore_cleanup_errors=True) as name:

@@ -184,13 +184,17 @@ def draw(results: Results, file: Path) -> None:
 
 def summary(results: Results) -> str:
     """Return the three lines that README.md shows. Raises KeyError when a figure was not measured."""
-    lines = [(PLAIN, "segments a second"), (RECOVERY, "s for a recovery"), (HOST_CPU, "ms of CPU on the Barman host")]
-    return "".join(f"- {_beside(results, row, unit)}\n" for row, unit in lines)
+    lines = [
+        (PLAIN, "Segments a second"),
+        (RECOVERY, "Seconds of a standby's recovery"),
+        (HOST_CPU, "CPU a segment on the Barman host, ms"),
+    ]
+    return "".join(f"- {title}: {_beside(results, row)}\n" for row, title in lines)
 
 
-def _beside(results: Results, row: str, unit: str) -> str:
+def _beside(results: Results, row: str) -> str:
     ours, stock, pgbackrest = (plain(results.median(row, entrant)) for entrant in (OURS, STOCK, PGBACKREST))
-    return f"{ours} {unit}. Barman's own client: {stock}. pgBackRest: {pgbackrest}."
+    return f"{ours}. Barman's own client {stock}, pgBackRest {pgbackrest}."
 
 
 def publish(results: Results, is_for_docs: bool) -> None:
