@@ -1,6 +1,6 @@
 # mypy: disable-error-code="untyped-decorator"
 # ruff: noqa: PLR0917 a task's parameters are its options
-"""The console for the people who run it: fab status, watch, drill, logs and purge. fab --list says more."""
+"""Offer the console for people: fab status, watch, drill, logs and purge."""
 
 import json
 import sys
@@ -13,12 +13,14 @@ from invoke.context import Context
 from rich.console import Console
 from rich.live import Live
 
-from console import basin, log, standing, table
 from console import drill as drills
+from console import log, spool, table
 from console import report as reports
-from console.hosts import Fleet, Trouble
-from console.standing import Row
+from console import status as statuses
+from console.hosts import ConsoleError, Fleet
+from console.status import Row
 
+# Seconds between the two snapshots of a row.
 INTERVAL = 2.0
 HELP = {
     "inventory": "Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
@@ -29,15 +31,15 @@ HELP = {
 
 @contextmanager
 def _fleet(context: Context, inventory: Sequence[str] | None, known_hosts: str, standby: str) -> Iterator[Fleet]:
-    """Ends the process with one line when something cannot be asked."""
+    """Open the fleet. Print a ConsoleError in one line, and end with 2."""
     identity = context.config.connect_kwargs.get("key_filename") or []
     try:
         with Fleet(
             inventory or [], known_hosts, [identity] if isinstance(identity, str) else identity, standby
         ) as fleet:
             yield fleet
-    except Trouble as trouble:
-        print(f"fab: {trouble}", file=sys.stderr)
+    except ConsoleError as error:
+        print(f"fab: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -45,17 +47,20 @@ def _fleet(context: Context, inventory: Sequence[str] | None, known_hosts: str, 
 def status(
     c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", json: bool = False
 ) -> None:
-    """Say how each standby stands, and whether it could survive. Ends with 1 if one could not, 2 if none answers."""
+    """Show the status of each standby, and whether it would survive an outage.
+
+    Ends with 1 when one would not survive, and with 2 when none answers.
+    """
     with _fleet(c, inventory, known_hosts, standby) as fleet:
-        rows = standing.rows(fleet, standing.looks(fleet), INTERVAL)
+        rows = statuses.rows(fleet, statuses.first_snapshots(fleet), INTERVAL)
     if json:
-        print(*map(_object, rows), sep="\n")
+        print(*map(_to_json, rows), sep="\n")
     else:
         Console().print(table.table(rows))
-    sys.exit(2 if all(row.role == standing.DOWN for row in rows) else any(row.problems for row in rows))
+    sys.exit(2 if all(row.role == statuses.DOWN for row in rows) else any(row.problems for row in rows))
 
 
-def _object(row: Row) -> str:
+def _to_json(row: Row) -> str:
     return json.dumps(row._asdict())
 
 
@@ -63,14 +68,14 @@ def _object(row: Row) -> str:
 def watch(
     c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", seconds: float = 0
 ) -> None:
-    """The same, live, with a bar for those that catch up."""
+    """Show the same, live, with a bar for each standby that catches up."""
     with _fleet(c, inventory, known_hosts, standby) as fleet, suppress(KeyboardInterrupt):
-        looks = standing.looks(fleet)
+        snapshots = statuses.first_snapshots(fleet)
         starts: dict[str, int] = {}
         with Live(console=Console(), auto_refresh=False) as live:
             left = seconds or float("inf")
             while left > 0:
-                rows = standing.rows(fleet, looks, INTERVAL)
+                rows = statuses.rows(fleet, snapshots, INTERVAL)
                 table.note_starts(starts, rows)
                 live.update(table.table(rows, starts), refresh=True)
                 left -= INTERVAL
@@ -99,16 +104,19 @@ def drill(
     although_alone: bool = False,
     yes: bool = False,
 ) -> None:
-    """Rehearse an outage with one standby: interrupt its streaming, see it restore from Barman, give streaming back."""
+    """Rehearse an outage with one standby, and write a report.
+
+    Its streaming is interrupted, it has to restore from Barman, then it streams again.
+    """
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         cluster = fleet.cluster()
         rehearsal = drills.Drill(cluster, fleet.host(primary) if primary else None, limit, _tell)
-        reasons = rehearsal.refusals(2 if although_alone else fleet.peers(cluster))
+        reasons = rehearsal.refusals(2 if although_alone else fleet.count_peers(cluster))
         if reasons:
-            raise Trouble(f"no drill with {cluster.name}: {'; '.join(reasons)}")
+            raise ConsoleError(f"no drill with {cluster.name}: {'; '.join(reasons)}")
         if not yes and not _agrees(f"Interrupt streaming to {cluster.name}, for {limit} seconds at most?"):
             sys.exit(1)
-        page = _writable(report)
+        page = _create(report)
         evidence = rehearsal.run()
     page.write_text(reports.html(evidence), encoding="utf-8")
     for phase in evidence.phases:
@@ -116,13 +124,17 @@ def drill(
     print(f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}.")
 
 
-def _writable(report: str) -> Path:
-    """Known before the drill, so that its evidence is not lost after it. Raises Trouble."""
+def _create(report: str) -> Path:
+    """Return the report's file, which is created if need be.
+
+    It is called before the drill, so that the evidence is not lost after it.
+    Raises ConsoleError.
+    """
     page = Path(report)
     try:
         page.open("a", encoding="utf-8").close()
     except OSError as error:
-        raise Trouble(f"the report cannot be written to {report}: {error.strerror}") from error
+        raise ConsoleError(f"the report cannot be written to {report}: {error.strerror}") from error
     return page
 
 
@@ -142,9 +154,9 @@ def _agrees(question: str) -> bool:
 def logs(
     c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", lines: int = 20
 ) -> None:
-    """The lines that matter: what the standbys' PostgreSQL and Barman's gate say of recovery."""
+    """Show the last lines about recovery: of PostgreSQL, hourly test and gate."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
-        for title, text in log.of(fleet, lines):
+        for title, text in log.excerpts(fleet, lines):
             print(f"== {title}", text or "(nothing)", sep="\n")
 
 
@@ -152,11 +164,11 @@ def logs(
 def purge(
     c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "", yes: bool = False
 ) -> None:
-    """Empty the basins. What PostgreSQL asks for is fetched anew; nothing else is touched."""
+    """Empty the spools. What PostgreSQL asks for is fetched anew."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         clusters = fleet.clusters()
         names = ", ".join(cluster.name for cluster in clusters)
-        if not yes and not _agrees(f"Empty the basin of {names}?"):
+        if not yes and not _agrees(f"Empty the spool of {names}?"):
             sys.exit(1)
         for cluster in clusters:
-            print(f"{cluster.name}: {basin.purge(cluster)} segments removed")
+            print(f"{cluster.name}: {spool.purge(cluster)} segments removed")

@@ -1,1 +1,1 @@
-"""What fabfile.py stands on: the hosts of the inventory, what they say, and how it is shown."""
+"""Everything that fabfile.py calls."""

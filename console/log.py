@@ -1,14 +1,15 @@
-"""What the logs say of recovery, on both sides."""
+"""Find the lines about recovery in the logs of both sides."""
 
 from collections.abc import Iterator
 
-from .hosts import Cluster, Fleet, Host, Trouble
+from .hosts import Cluster, ConsoleError, Fleet, Host
 
-# PostgreSQL's own lines about where its WAL comes from, and ours.
-MATTERS = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
-# Where the log goes: a file of its collector, or wherever stderr does, which root may not see in a container.
-# Of a server that does not run, the newest where Debian's packages log.
-FIND = """
+# PostgreSQL's lines about the source of its WAL, and ours.
+PATTERN = "barman-wal-restore|restored log file|streaming|WAL receiver|recovery|timeline|could not|FATAL|PANIC"
+# Ask PostgreSQL's user where the log is: the file of the logging collector, or wherever
+# stderr goes, which root may not see in a container. A server that does not run has
+# left its log where Debian's packages write it; take the newest.
+FIND_LOG = """
 cd "$1" || exit
 if [ -s current_logfiles ]; then
     file=$(sed -n 's/^[a-z]* //p' current_logfiles | head -n 1) # stderr, csvlog or jsonlog
@@ -21,42 +22,48 @@ case $file in
     *) realpath "$file" ;;
 esac
 """
-# An empty name stands for the journal.
-READ = """
+# An empty file name means the journal.
+READ_LOG = """
 if [ -n "$1" ]; then cat "$1"; else journalctl -q --no-pager -o cat _COMM=postgres; fi | grep -aE "$2" | tail -n "$3"
 """
 
 
-def of(fleet: Fleet, lines: int) -> Iterator[tuple[str, str]]:
-    """A title and the last lines, for each cluster and its Barman host; of one that is silent, why."""
+def excerpts(fleet: Fleet, count: int) -> Iterator[tuple[str, str]]:
+    """Return a title and the last `count` lines of each log.
+
+    For a host that cannot be asked the text is the error.
+    """
     for host in fleet.standbys:
         try:
             for cluster in fleet.clusters_on(host):
-                yield from _of_cluster(cluster, lines)
-                yield f"{cluster.standby.barman_host}: the gate", _gate(fleet, cluster, lines)
-        except Trouble as trouble:
-            yield host.name, str(trouble)
+                yield from _read_cluster(cluster, count)
+                yield f"{cluster.standby.barman_host}: the gate", _read_gate(fleet, cluster, count)
+        except ConsoleError as error:
+            yield host.name, str(error)
 
 
-def _of_cluster(cluster: Cluster, lines: int) -> Iterator[tuple[str, str]]:
+def _read_cluster(cluster: Cluster, count: int) -> Iterator[tuple[str, str]]:
     host, standby = cluster.host, cluster.standby
-    file = host.run("sh", "-c", FIND, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
-    text = host.run("sh", "-c", READ, "sh", file, MATTERS, str(lines)).rstrip()
+    file = host.run("sh", "-c", FIND_LOG, "sh", standby.data_directory, user=standby.postgres_user).rstrip("\n")
+    text = host.run("sh", "-c", READ_LOG, "sh", file, PATTERN, str(count)).rstrip()
     yield f"{cluster.name}: PostgreSQL, {file or 'its journal'}", text
-    yield f"{cluster.name}: the hourly test", _journal(host, lines, "-u", f"walbasin-test-{standby.barman_server}")
+    yield f"{cluster.name}: the hourly test", _read_journal(host, count, "-u", f"walbasin-test-{standby.barman_server}")
 
 
-def _journal(host: Host, lines: int, *which: str) -> str:
-    return host.run("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(lines), *which).rstrip()
+def _read_journal(host: Host, count: int, *matches: str) -> str:
+    return host.run("journalctl", "-q", "--no-pager", "-o", "short-iso", "-n", str(count), *matches).rstrip()
 
 
-def _gate(fleet: Fleet, cluster: Cluster, lines: int) -> str:
-    """The Barman host may be another team's: then why it says nothing is all there is."""
+def _read_gate(fleet: Fleet, cluster: Cluster, count: int) -> str:
+    """Return the gate's last lines, or the error.
+
+    The Barman host may be another team's, so that an error is no reason to stop.
+    """
     try:
         host = fleet.barman(cluster)
         try:
-            return _journal(host, lines, "-t", "barman-wal-gate")
+            return _read_journal(host, count, "-t", "barman-wal-gate")
         finally:
             host.close()
-    except Trouble as trouble:
-        return str(trouble)
+    except ConsoleError as error:
+        return str(error)

@@ -1,4 +1,4 @@
-"""A drill's report: one page that needs nothing else."""
+"""Write a drill's report: one page that needs nothing else."""
 
 import time
 from itertools import pairwise
@@ -10,12 +10,15 @@ import jinja2
 from .drill import Evidence, Sample
 
 TEMPLATE = Path(__file__).parents[1] / "templates"
-# The right and the top leave room for half a dot.
+# Pixels. The right and the top leave room for half a dot.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 6, 10, 24
 
 
-class Line(NamedTuple):
-    """One of the picture's. `points`: of an SVG polyline; none when nothing is known of it."""
+class Polyline(NamedTuple):
+    """One line of the picture.
+
+    points: of an SVG polyline; empty when nothing is known of it.
+    """
 
     title: str
     kind: str
@@ -23,7 +26,7 @@ class Line(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """Where the standby was when `segments` had been restored since the last dot."""
+    """Where the standby was when it had restored `segments` more since the last dot."""
 
     x: float
     y: float
@@ -31,30 +34,32 @@ class Dot(NamedTuple):
 
 
 class Scale:
-    """From seconds and bytes to the picture."""
+    """Convert seconds and bytes to pixels of the picture."""
 
     def __init__(self, samples: list[Sample]) -> None:
         known = [
-            each
+            position
             for sample in samples
-            for each in (sample.replayed, sample.primary, sample.archived)
-            if each is not None
+            for position in (sample.replayed, sample.primary, sample.archived)
+            if position is not None
         ]
         self.end = max(samples[-1].moment, 1.0)
         self.low, self.high = min(known), max(*known, min(known) + 1)
 
     def x(self, moment: float) -> float:
+        """Return the place of a moment, in seconds since the drill began."""
         return round(LEFT + (WIDTH - LEFT - RIGHT) * moment / self.end, 1)
 
     def y(self, position: int) -> float:
+        """Return the height of a position, in bytes."""
         return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (position - self.low) / (self.high - self.low), 1)
 
 
-def lines(evidence: Evidence, scale: Scale) -> list[Line]:
-    """Where primary, archive and standby were, over time."""
+def polylines(evidence: Evidence, scale: Scale) -> list[Polyline]:
+    """Return the lines of primary, archive and standby over time."""
     kinds = (("primary", "primary"), ("archive on Barman", "archived"), ("standby, replayed", "replayed"))
     return [
-        Line(
+        Polyline(
             title,
             kind,
             " ".join(
@@ -68,7 +73,7 @@ def lines(evidence: Evidence, scale: Scale) -> list[Line]:
 
 
 def dots(evidence: Evidence, scale: Scale) -> list[Dot]:
-    """Where segments were restored."""
+    """Return a dot for each sample before which segments were restored."""
     return [
         Dot(scale.x(after.moment), scale.y(after.replayed), after.restored - before.restored)
         for before, after in pairwise(evidence.samples)
@@ -76,13 +81,13 @@ def dots(evidence: Evidence, scale: Scale) -> list[Dot]:
     ]
 
 
-def position(number: int) -> str:
-    """As PostgreSQL writes it."""
-    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
+def lsn(position: int) -> str:
+    """Return a position (bytes) as PostgreSQL writes it."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
 def html(evidence: Evidence) -> str:
-    """The page."""
+    """Return the page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -91,11 +96,11 @@ def html(evidence: Evidence) -> str:
     return template.render(
         evidence=evidence,
         began=time.strftime("%Y-%m-%d at %H:%M:%S %Z", time.localtime(evidence.began)),
-        lines=[line for line in lines(evidence, scale) if line.points],
+        polylines=[line for line in polylines(evidence, scale) if line.points],
         dots=dots(evidence, scale),
         restored=evidence.samples[-1].restored - evidence.samples[0].restored,
         scale=scale,
-        position=position,
+        lsn=lsn,
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,

@@ -1,4 +1,4 @@
-"""Rows for people: a table that fits 80 columns, with or without colour."""
+"""Show rows to people: a table that fits 80 columns, with or without colour."""
 
 from typing import Optional
 
@@ -7,68 +7,93 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .standing import Row
+from .status import DOWN, PRIMARY, RESTORING, STREAMING, Row
 
-# What all but the name need; of 80 columns that leaves fifteen to a line of it.
-WIDTHS = {"role": 9, "lag": 8, "behind": 6, "basin": 5, "fetch/s": 8, "replay/s": 8, "slow": 6, "ETA": 7}
-STYLES = {"streaming": "green", "restoring": "yellow", "primary": "red", "down": "red"}
+# Columns and their widths, in characters. Of 80 they leave ten to a line of the name.
+WIDTHS = {
+    "\nrole": 9,
+    "behind\nprimary": 7,
+    "behind\nBarman": 7,
+    "behind\nin time": 7,
+    "spool\nfiles": 5,
+    "fetch\nper s": 7,
+    "replay\nper s": 7,
+    "slower\nside": 6,
+    "caught\nup in": 6,
+}
+STYLES = {STREAMING: "green", RESTORING: "yellow", PRIMARY: "red", DOWN: "red"}
+# Characters.
+BAR_WIDTH = 40
 
 
 def table(rows: list[Row], starts: dict[str, int] | None = None) -> RenderableType:
-    """One line a standby, and below it what is wrong. starts: the lag (bytes) at which each was seen first."""
+    """Return one line for each standby, and below them what is wrong.
+
+    starts: the lag (bytes) with which each catch-up began; with it each has a bar.
+    """
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("standby", overflow="fold")
+    shown.add_column("\nstandby", overflow="fold")
     for name, width in WIDTHS.items():
         shown.add_column(name, no_wrap=True, min_width=width)
     for row in rows:
-        shown.add_row(
-            row.standby,
-            Text(row.role, STYLES[row.role]),
-            size(row.lag_bytes),
-            duration(row.lag_seconds),
-            str(row.basin),
-            size(row.fetch_rate),
-            size(row.replay_rate),
-            row.bottleneck or "-",
-            duration(row.eta),
-        )
+        shown.add_row(row.standby, Text(row.role, STYLES[row.role]), *_cells(row))
     lines: list[RenderableType] = [shown]
-    lines += [bar(row, starts[row.standby]) for row in rows if starts and row.eta is not None and row.standby in starts]
+    if starts:
+        lines.append(bars(rows, starts))
     lines += [Text(f"{row.standby}: {problem}", "red") for row in rows for problem in row.problems]
     lines += [Text(f"{row.standby}: {note}", "yellow") for row in rows for note in row.notes]
     return Group(*lines)
 
 
+def _cells(row: Row) -> list[str]:
+    """Return the cells behind the role, in the order of WIDTHS."""
+    return [
+        size(row.lag_bytes if row.role == STREAMING else None),
+        size(row.lag_bytes if row.role == RESTORING else None),
+        duration(row.lag_seconds),
+        str(row.spool_segments),
+        size(row.fetch_rate),
+        size(row.replay_rate),
+        row.bottleneck or "-",
+        duration(row.eta),
+    ]
+
+
 def note_starts(starts: dict[str, int], rows: list[Row]) -> None:
-    """Where each catch-up began: the largest lag (bytes) since it began; forgotten when it is over."""
+    """Keep in `starts` the largest lag (bytes) of each catch-up, until it is over."""
     for row in rows:
-        if row.lag_bytes is None or row.role != "restoring":
+        if row.lag_bytes is None or row.role != RESTORING:
             starts.pop(row.standby, None)
         else:
             starts[row.standby] = max(starts.get(row.standby, 0), row.lag_bytes)
 
 
-def bar(row: Row, start: int) -> RenderableType:
-    """How much of the way a standby has caught up."""
-    line = Table.grid(padding=(0, 1))
-    done = max(0, start - (row.lag_bytes or 0))
-    progress = ProgressBar(total=max(start, 1), completed=done, width=40, complete_style="green")
-    line.add_row(row.standby, progress, row.last_restored)
-    return line
+def bars(rows: list[Row], starts: dict[str, int]) -> RenderableType:
+    """Return a bar for each catch-up: how much of its lag at the start is caught up."""
+    shown = Table.grid(padding=(0, 1))
+    for row in rows:
+        if row.eta is not None and row.standby in starts:
+            start = starts[row.standby]
+            done = max(0, start - (row.lag_bytes or 0))
+            progress = ProgressBar(total=max(start, 1), completed=done, width=BAR_WIDTH, complete_style="green")
+            shown.add_row(row.standby, progress, row.last_restored)
+    return shown
 
 
 def size(amount: Optional[float]) -> str:
-    """Bytes, in four characters or so."""
+    """Return bytes with their unit, in seven characters at most."""
     if amount is None:
         return "-"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.0f} TiB"
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.1f} {unit}" if amount < 9.95 and unit != "B" else f"{amount:.0f} {unit}"
 
 
 def duration(seconds: Optional[float]) -> str:
+    """Return seconds as seconds, minutes or hours, in seven characters or so."""
     if seconds is None:
         return "-"
     if seconds < 120:

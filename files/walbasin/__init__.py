@@ -1,3 +1,6 @@
-"""What barman-wal-restore and barman-wal-gate stand on. Python's standard library (3.8 or later) and OpenSSH alone."""
+"""Hold what barman-wal-restore and barman-wal-gate are made of.
+
+The folders say where code runs; they need Python 3.8 and OpenSSH, nothing else.
+"""
 
 VERSION = "0.1.0"

@@ -1,43 +1,48 @@
-"""Where the two scripts beside this package start it: `restore` or `gate`, and the arguments of that program."""
+"""Start `restore` or `gate`, with the arguments of that program.
+
+The two shell scripts beside this package call it.
+"""
 
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# The shell script beside us takes it off again. Python's own failures end with 1, which PostgreSQL reads as "absent".
+# Added to the exit status; the shell script beside us takes it off again. Python's own
+# failures end with 1, which PostgreSQL reads as "not in the archive".
 RESTORE_OFFSET = 100
 
 
 def _restore(words: "list[str]") -> int:
-    from walbasin import caller
+    from walbasin.local import handover
 
     shell, spool, *words = words
-    caller.pid = int(shell)
+    handover.shell_pid = int(shell)
     try:
         return _call(spool, words)
-    except caller.Gone:
-        # Nobody sees it. If somebody does, something has come between shell and Python, and nothing was delivered.
+    except handover.ParentGone:
+        # Nobody sees this status. If somebody does, something has come between shell
+        # and Python, and nothing was delivered.
         return 1
 
 
 def _call(spool: str, words: "list[str]") -> int:
-    answer = None
+    reply = None
     if spool:  # the shell has found it, and not the segment in it
-        from walbasin import ask
+        from walbasin.fetcher import fast_path
 
-        status, answer = ask.first(spool, words)
+        status, reply = fast_path.run(spool, words)
         if status is not None:
             return RESTORE_OFFSET + status
-    from walbasin import policy
-    from walbasin.restore import main
+    from walbasin.fetcher.exit_status import FATAL_STATUS
+    from walbasin.fetcher.main import main
 
-    status = main(words, answer)
-    return status if status == policy.STOP else RESTORE_OFFSET + status
+    status = main(words, reply)
+    return status if status == FATAL_STATUS else RESTORE_OFFSET + status
 
 
 def _gate(words: "list[str]") -> int:
-    from walbasin.gate import main
+    from walbasin.gate.main import main
 
     return main(words)
 

@@ -35,7 +35,7 @@ def call(command: str, names: List[str], replay: float) -> Dict[str, Any]:
 
 
 def settle(before: float) -> Dict[str, Any]:
-    """Recovery is over, so what works in the background ends; it is our child by now."""
+    """Recovery is over, so what the prefetch process does ends; it is our child by now."""
     os.unlink("standby.signal")
     while True:
         try:

@@ -16,8 +16,8 @@ from typing import Any
 
 import psycopg2
 
-from tests.integration.account import ME, POSTGRES, give, wait_until
-from tests.integration.postgres import SEGMENT_SIZE, Server
+from tests.support.postgres import SEGMENT_SIZE, Server
+from tests.support.processes import ME, POSTGRES, give, wait_until
 
 from .field import ABSENT, JOBS, Field, Standby
 
@@ -232,7 +232,7 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             server.start()
             time.sleep(2)  # by now it has been told that there is no more
             if is_cold:
-                standby.end_background()
+                standby.end_prefetch_process()
             with connected(server) as cursor:
                 started = time.monotonic()
                 cursor.execute("SELECT pg_promote(wait => false)")
@@ -363,13 +363,13 @@ def many(field: Field, _: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def memory(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Of the background process, when its spool is full."""
+    """Of the prefetch process, when its spool is full."""
 
     def measure(jobs: int) -> float:
         standby.settle()
         standby.call(standby.ours(options=f"-p {jobs}"), field.names[:1])
         standby.wait_for_spooled(field.names[min(jobs, len(field.names)) - 1])
-        return max(map(peak_memory, standby.background())) / 1024
+        return max(map(peak_memory, standby.prefetch_processes())) / 1024
 
     yield {OURS: lambda: {f"memory, -p {jobs}, MiB": measure(jobs) for jobs in (JOBS, len(field.names))}}
 

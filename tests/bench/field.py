@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.integration.account import BECOME, ME, PYTHON, free_port, give, processes, wait_until
-from tests.integration.barman_host import BarmanHost, install, install_stock_client
-from tests.integration.conftest import give_folder
-from tests.integration.postgres import Server
+from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.postgres import Server
+from tests.support.processes import BECOME, ME, PYTHON, free_port, give, give_folder, processes, wait_until
 
 HERE = Path(__file__).parent
 # Kinds of archive, and what pgBackRest calls them.
@@ -159,7 +158,7 @@ class Field:
     def far(self, delay: float, rate: int = 0) -> Iterator["Standby"]:
         """A standby behind a network of `delay` seconds each way and `rate` bytes a second (0: no limit)."""
         port = free_port()
-        words = [sys.executable, "-m", "tests.bench.relay", port, self.barman.port, delay, rate]
+        words = [sys.executable, "-m", "tests.support.relay", port, self.barman.port, delay, rate]
         relay = subprocess.Popen(list(map(str, words)))
         try:
             wait_until(lambda: is_listening(port), "the relay", step=0.05)
@@ -290,17 +289,17 @@ class Standby:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return used
 
-    def background(self) -> list[int]:
-        """The process ids of what works in the background."""
+    def prefetch_processes(self) -> list[int]:
+        """The process ids of what the prefetch process does."""
         found = Path("/proc").glob("[0-9]*/cmdline")
         own = [int(path.parent.name) for path in found if _mentions(path, self.folder / "spool")]
         return [pid for pid in own if pid != self._caller.pid]
 
-    def end_background(self) -> None:
-        for pid in self.background():
+    def end_prefetch_process(self) -> None:
+        for pid in self.prefetch_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not self.background(), "the end of the background process", step=0.02)
+        wait_until(lambda: not self.prefetch_processes(), "the end of the prefetch process", step=0.02)
 
     def wait_for_spooled(self, name: str) -> None:
         wait_until(lambda: any((self.folder / "spool").rglob(name)), f"{name} in the spool", step=0.02)

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import by_hand
-
-from .account import give, processes, wait_until
-from .barman_host import BarmanHost, install, install_stock_client
-from .network import Network
-from .postgres import Server
-from .standby import Standby
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.network import Network
+from tests.support.postgres import Server
+from tests.support.processes import give, give_folder, processes, wait_until
+from tests.support.standby import Standby
 
 RESTORE_POINT = "before_the_mistake"
 ROWS_EACH = 100
@@ -112,11 +111,6 @@ def rows(server: Server) -> int:
     return int(server.sql("SELECT count(*) FROM t"))
 
 
-def give_folder(path: Path) -> Path:
-    path.mkdir(mode=0o755)
-    return give(path)
-
-
 def _live(server: Server, own: Path, barman: BarmanHost) -> Primary:
     server.sql("CREATE TABLE t (n integer)")
     server.program(
@@ -158,7 +152,7 @@ def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary)
     made = []
 
     def make(*signals: str, version: int = 15) -> Standby:
-        data = by_hand.data_directory(place / "main", version, angus.system_identifier, *signals)
+        data = wal_builder.build_data_directory(place / "main", version, angus.system_identifier, *signals)
         made.append(Standby(place, give(data), fetcher, barman))
         return made[-1]
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from walbasin import wire
+from walbasin.wal import protocol
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.disks import SmallDisk
+from tests.support.network import Harm, Network
+from tests.support.processes import IS_ROOT, ME, wait_until
+from tests.support.standby import Standby
 
-from .account import IS_ROOT, ME, wait_until
-from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
-from .disks import SmallDisk
-from .network import Harm, Network
-from .standby import Standby
 
 MIB = 1 << 20
 Archive = Callable[..., str]
@@ -232,7 +232,7 @@ def test_what_is_encrypted_is_not_absent(
 @pytest.fixture
 def newer_gate(barman: BarmanHost) -> Iterator[None]:
     """The gate is of another protocol."""
-    module = barman.folder / "lib" / "walbasin" / "wire.py"
+    module = barman.folder / "lib" / "walbasin" / "wal" / "protocol.py"
     text = module.read_text()
     assert 'PROTOCOL = "1"' in text
     module.write_text(text.replace('PROTOCOL = "1"', 'PROTOCOL = "2"'))
@@ -265,29 +265,29 @@ def test_a_file_that_the_archiver_moves_is_never_said_to_be_absent(
     chance = random.Random(1)
     server = archive({})
     name = angus.segments[4]
-    content = by_hand.header()
+    content = wal_builder.build_header()
     incoming = barman.home / server / "incoming" / name
     wals = barman.home / server / "wals" / name[:16] / name
     wals.parent.mkdir()
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
-    line = wire.opening_line(wire.Opening(server, ()))
+    line = protocol.opening_line(protocol.Opening(server, ()))
     process = subprocess.Popen([*ssh, line], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
-    assert process.stdout.readline() == wire.GREETING + b"\n"
-    expected = wire.frame(wire.DATA, content) + wire.frame(wire.END)
+    assert process.stdout.readline() == protocol.GREETING + b"\n"
+    expected = protocol.frame(protocol.DATA, content) + protocol.frame(protocol.END)
     try:
         for _ in range(1500):
             incoming.write_bytes(content)
             wals.unlink(missing_ok=True)
-            process.stdin.write(wire.request_line(name))
+            process.stdin.write(protocol.request_line(name))
             process.stdin.flush()
             until = time.perf_counter() + chance.uniform(0, 0.0015)
             while time.perf_counter() < until:
                 pass
             incoming.rename(wals)
             kind = process.stdout.read(1)
-            assert kind == wire.DATA
+            assert kind == protocol.DATA
             assert kind + process.stdout.read(len(expected) - 1) == expected
     finally:
         process.kill()

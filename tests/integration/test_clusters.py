@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import give, wait_until
+from tests.support.standby import Standby
 
-from .account import give, wait_until
-from .barman_host import BarmanHost
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import Standby
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def make_neighbour(place: Path, fetcher: Path, served: Standby) -> Iterator[Call
     made, servers = [], []
 
     def make(name: str, barman: BarmanHost, system_identifier: int) -> Standby:
-        data = by_hand.data_directory(place / name / "main", 15, system_identifier, "standby.signal")
+        data = wal_builder.build_data_directory(place / name / "main", 15, system_identifier, "standby.signal")
         servers.append(subprocess.Popen(["sleep", "600"]))
         (data / "postmaster.pid").write_text(f"{servers[-1].pid}\n{data}\n1700000000\n5433\n")
         made.append(Standby(place / name, give(data), fetcher, barman))
@@ -53,8 +53,8 @@ def test_two_clusters_with_the_same_names(
     wal: Callable[[str], bytes],
 ) -> None:
     """The same host name, server name and WAL names; only the system identifiers differ."""
-    other = make_neighbour("other", other_host, by_hand.FOREIGN)
-    theirs = {name: by_hand.segment(name, by_hand.FOREIGN, SEGMENT_SIZE) for name in angus.segments}
+    other = make_neighbour("other", other_host, wal_builder.FOREIGN)
+    theirs = {name: wal_builder.build_segment(name, wal_builder.FOREIGN, SEGMENT_SIZE) for name in angus.segments}
     for name, content in theirs.items():
         other_host.put("angus", name, content)
     for name in angus.segments:
@@ -68,7 +68,7 @@ def test_a_cluster_is_not_given_the_other_ones_wal(
     served: Standby, angus: Primary, barman: BarmanHost, make_neighbour: Callable[..., Standby]
 ) -> None:
     """The counter-proof: the same archive for both, which is wrong for one of them."""
-    other = make_neighbour("other", barman, by_hand.FOREIGN)
+    other = make_neighbour("other", barman, wal_builder.FOREIGN)
     assert served.fetch(angus.segments[3], "-p", "3", host="gate").status == 0
     served.wait_for_spooled(angus.segments[4])
     for jobs in ("0", "3"):
@@ -96,10 +96,10 @@ def test_the_same_cluster_twice(
             call = standby.fetch(name, "-p", "4", host="gate")
             assert (call.status, call.stderr) == (0, "")
             assert standby.delivered() == wal(name)
-    assert len(served.background_ids()) == 2, "each has its own"
+    assert len(served.prefetch_process_ids()) == 2, "each has its own"
     # When one ends, the other's goes on.
     (other.data / "postmaster.pid").unlink()
-    wait_until(lambda: len(served.background_ids()) == 1, "the end of one")
+    wait_until(lambda: len(served.prefetch_process_ids()) == 1, "the end of one")
     assert served.fetch(angus.segments[5], "-p", "4", host="gate").status == 0
     served.wait_for_spooled(angus.segments[6])
 
@@ -138,7 +138,7 @@ def test_two_calls_for_the_same_destination(served: Standby, angus: Primary, wal
 def test_pg_rewind_asks_while_a_standby_recovers(
     served: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path
 ) -> None:
-    """Its calls have another destination, and go back in time. The standby's basin does not follow them."""
+    """Its calls have another destination, and go back in time. The standby's spool does not follow them."""
     for name, earlier in zip(angus.segments[4:], reversed(angus.segments[:4])):
         assert served.fetch(name, "-p", "3", host="gate").status == 0
         target = served.data / "pg_wal" / earlier

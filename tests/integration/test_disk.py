@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, give, wait_until
+from tests.support.disks import SmallDisk
+from tests.support.processes import IS_ROOT, give, wait_until
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .disks import SmallDisk
-from .standby import Standby
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root may mount a filesystem")
@@ -68,7 +69,7 @@ def test_a_read_only_spool(
         with_spool_there.wait_for_spooled(angus.segments[4])
         # A filesystem with files that are being written cannot be made so.
         (with_spool_there.data / "standby.signal").rename(with_spool_there.data / "elsewhere")
-        wait_until(lambda: not with_spool_there.background(), "its end")
+        wait_until(lambda: not with_spool_there.prefetch_processes(), "its end")
         (with_spool_there.data / "elsewhere").rename(with_spool_there.data / "standby.signal")
     disk.make_read_only()
     for name in angus.segments[4:6]:
@@ -109,7 +110,7 @@ def test_a_spool_that_is_removed_while_in_use(
         call = served.fetch(name, "-p", "3", host="gate")
         assert (call.status, call.stderr) == (0, "")
         assert served.delivered() == wal(name)
-    wait_until(lambda: len(served.background_ids()) == 1, "the end of the one that has no spool")
+    wait_until(lambda: len(served.prefetch_process_ids()) == 1, "the end of the one that has no spool")
 
 
 @pytest.mark.parametrize("jobs", ["0", "3"])

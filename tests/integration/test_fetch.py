@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, both_hosts, install
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import ME, give, start, wait_until
+from tests.support.standby import DESTINATION, Standby
 
-from .account import ME, give, start, wait_until
-from .barman_host import BarmanHost, both_hosts, install
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import DESTINATION, Standby
 
 
 def test_headers_made_by_hand_are_those_of_a_real_server(angus: Primary, wal: Callable[[str], bytes]) -> None:
     for name in (angus.segments[0], angus.segments[-1]):
-        made = by_hand.segment(name, angus.system_identifier, SEGMENT_SIZE)[:40]
+        made = wal_builder.build_segment(name, angus.system_identifier, SEGMENT_SIZE)[:40]
         real = wal(name)[:40]
         # The low bit of the info word says that a record goes on from the page before; the rest of it tells how long.
-        assert real[:2] in [by_hand.number(magic, 2) for magic in by_hand.MAGIC.values()]
+        assert real[:2] in [wal_builder.number(magic, 2) for magic in wal_builder.MAGIC.values()]
         assert real[4:16] == made[4:16]
         assert real[24:] == made[24:]
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from walbasin import wire
+from walbasin.wal import protocol
 
-from .account import ME, run, start, wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.processes import ME, run, start, wait_until
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .standby import Standby
 
 SYSTEM = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
@@ -240,19 +241,19 @@ def test_megabytes_of_requests_are_cut_off(thief: paramiko.Transport) -> None:
     """Neither a line without an end nor a flood of lines is kept."""
     channel = thief.open_session(timeout=30)
     channel.settimeout(30)
-    channel.exec_command(wire.opening_line(wire.Opening("angus", ("gzip",))))
+    channel.exec_command(protocol.opening_line(protocol.Opening("angus", ("gzip",))))
     with contextlib.suppress(OSError):
         for _ in range(64):
             channel.sendall(65536 * b"A")
     stdout, _ = said_to(channel)
-    assert stdout == wire.GREETING + b"\n" + wire.frame(wire.ERROR, b"a request without an end")
+    assert stdout == protocol.GREETING + b"\n" + protocol.frame(protocol.ERROR, b"a request without an end")
 
 
 def test_the_client_sets_no_variable(thief: paramiko.Transport, barman: BarmanHost) -> None:
     channel = thief.open_session(timeout=30)
     channel.set_environment_variable("LD_PRELOAD", "/tmp/evil.so")
     channel.set_environment_variable("PYTHONPATH", "/tmp")
-    channel.exec_command(wire.opening_line(wire.Opening("angus", ("gzip",))))
+    channel.exec_command(protocol.opening_line(protocol.Opening("angus", ("gzip",))))
     channel.settimeout(30)
     assert channel.recv(1)
     (gate,) = gates(barman)
@@ -298,7 +299,7 @@ def agent(place: Path, barman: BarmanHost) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
 def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_open: bool) -> None:
-    line = wire.opening_line(wire.Opening("angus", ("gzip",)))
+    line = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
     process = subprocess.Popen(
         [
             "ssh",
@@ -322,7 +323,7 @@ def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_ope
         if is_open:
             assert any(line.startswith(b"SSH_AUTH_SOCK=") for line in iter(process.stdout.readline, b""))
         else:
-            assert process.stdout.readline() == wire.GREETING + b"\n"
+            assert process.stdout.readline() == protocol.GREETING + b"\n"
             (gate,) = gates(barman)
             assert b"SSH_AUTH_SOCK=" not in (gate / "environ").read_bytes()
     finally:
@@ -335,7 +336,7 @@ def test_a_key_has_32_connections_at_a_time(barman: BarmanHost, angus: Primary) 
     name = angus.segments[4]
     barman.hold(name)
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
-    line = wire.opening_line(wire.Opening("angus", ("gzip",)))
+    line = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
     started: list[subprocess.Popen[bytes]] = []
 
     def connect(line: str) -> subprocess.Popen[bytes]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import processes, wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.processes import processes, wait_until
+from tests.support.standby import DESTINATION, Standby
+
 from .conftest import Primary
-from .standby import DESTINATION, Standby
 
 
 def begin_slowly(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":
@@ -92,7 +93,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT)
 def parties(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[int]]:
     """The ids of the processes that take part in a call: what they are -> who."""
     barman = standby.barman
-    found: dict[str, list[int]] = {"caller": [], "fetcher": [], "background": [], "ssh": [], "gate": [], "sshd": []}
+    found: dict[str, list[int]] = {"caller": [], "fetcher": [], "prefetch": [], "ssh": [], "gate": [], "sshd": []}
     sshd = barman.connections()
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -103,7 +104,7 @@ def parties(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[i
         if line.startswith("ssh ") and str(barman.client) in line:
             found["ssh"].append(number)
         elif str(standby.spool) in line:
-            found["caller" if number == call.pid else "fetcher" if group == call.pid else "background"].append(number)
+            found["caller" if number == call.pid else "fetcher" if group == call.pid else "prefetch"].append(number)
         elif f"{barman.folder}/lib/walbasin" in line or f"{barman.folder}/bin/barman" in line:
             found["gate"].append(number)
         elif number in sshd:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import give
-from .barman_host import BarmanHost, both_hosts
+from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.processes import give
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .standby import Standby
 
 
 @both_hosts

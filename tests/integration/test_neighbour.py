@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, give, run
+from tests.support.processes import IS_ROOT, give, run
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .standby import Standby
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root may act as another user")
 NEIGHBOUR = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, ME, POSTGRES, give
-from .barman_host import BarmanHost, both_hosts
+from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.network import Harm, Network
+from tests.support.processes import IS_ROOT, ME, POSTGRES, give
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .network import Harm, Network
-from .standby import Standby
 
 MIB = 1 << 20
 # ssh's own words for it depend on what it was doing.

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from .account import ME, wait_until
-from .barman_host import BarmanHost, install_stock_client
+from tests.support.barman_host import BarmanHost, install_stock_client
+from tests.support.network import Harm, Network
+from tests.support.postgres import Server
+from tests.support.processes import ME, wait_until
+
 from .conftest import RESTORE_POINT, Primary, rows
-from .network import Harm, Network
-from .postgres import Server
 
 both_clients = pytest.mark.parametrize("client", ["ours", "stock"])
 STOPPED = "nothing is lost, mend it and start again"
@@ -112,7 +113,7 @@ def test_the_network_is_lost_for_good(
 
 
 @both_clients
-def test_the_archive_has_a_hole(
+def test_the_archive_has_a_gap(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     angus: Primary,
@@ -157,13 +158,13 @@ def copy_the_archive(barman: BarmanHost, name: str) -> None:
     shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
 
 
-def recover_around(hole: Path, later: str, server: Server, client: str, lost: int, written: int) -> None:
+def recover_around(gap: Path, later: str, server: Server, client: str, lost: int, written: int) -> None:
     """Without a segment, although the archive holds a later one; and then with it.
 
     The stock client ends the recovery before `lost` rows are there; ours stops the server, and has them all in the end.
     """
-    content = hole.read_bytes()
-    hole.unlink()
+    content = gap.read_bytes()
+    gap.unlink()
     server.start(wait=False)
     if client == "stock":
         wait_until(lambda: has_ended(server), "the end of recovery", 120)
@@ -171,8 +172,8 @@ def recover_around(hole: Path, later: str, server: Server, client: str, lost: in
         return
     wait_until(lambda: STOPPED in server.log() and not server.is_running(), "its end", 60)
     assert not has_ended(server)
-    assert f"{hole.name}: the archive has a hole here: it holds {later}" in server.log()
-    hole.write_bytes(content)
+    assert f"{gap.name}: the archive has a gap here: it holds {later}" in server.log()
+    gap.write_bytes(content)
     server.start()
     wait_until(lambda: has_ended(server), "the end of recovery", 120)
     assert rows(server) == written
@@ -198,7 +199,7 @@ def test_a_promotion_with_barman_dead_takes_one_connect_limit(
     wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
     network.harm = Harm("silence", 0)
     (link,) = [path for path in (place / "spool").iterdir() if path.is_symlink()]
-    end_background(link)
+    end_prefetch_process(link)
     before = len(calls(chris))
     started = time.monotonic()
     chris.promote()
@@ -211,7 +212,7 @@ def test_a_promotion_with_barman_dead_takes_one_connect_limit(
     assert "timeline 2 may be taken already, and was not looked up" in chris.log()
 
 
-def end_background(link: Path) -> None:
+def end_prefetch_process(link: Path) -> None:
     """As if it had been idle."""
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.standby import Standby
 
-from .barman_host import BarmanHost, both_hosts
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import Standby
 
 
 def test_a_recovery_tries_again_and_then_stops_the_server(recovering: Standby, angus: Primary) -> None:
@@ -48,58 +48,60 @@ def test_a_lost_connection_is_made_good(
 def test_a_wrong_segment_does_not_end_a_recovery(
     recovering: Standby, angus: Primary, archive: Callable[..., str]
 ) -> None:
-    server = archive({angus.segments[4]: by_hand.segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)})
+    server = archive(
+        {angus.segments[4]: wal_builder.build_segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)}
+    )
     assert recovering.fetch(angus.segments[4], "--retry", "1", server=server).status == 200
 
 
-def test_a_hole_does_not_end_a_recovery(
+def test_a_gap_does_not_end_a_recovery(
     recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
-    before, hole, _, after, end = angus.segments[4:9]
+    before, gap, _, after, end = angus.segments[4:9]
     server = archive({before: wal(before), after: wal(after)})
-    call = recovering.fetch(hole, "--retry", "0", server=server, host="gate")
+    call = recovering.fetch(gap, "--retry", "0", server=server, host="gate")
     assert call.status == 200
-    assert f"a hole here: it holds {after}" in call.stderr
+    assert f"a gap here: it holds {after}" in call.stderr
     call = recovering.fetch(end, "--retry", "0", server=server, host="gate")
     assert call.status == 1, "the archive ends here, and so does the recovery"
     assert recovering.fetch("00000002.history", server=server, host="gate").status == 1
 
 
-def test_a_hole_that_pg_wal_fills_is_none(
+def test_a_gap_that_pg_wal_fills_is_none(
     recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     """Whoever has rescued a segment from a dead primary puts it there."""
-    hole, after = angus.segments[4:6]
+    gap, after = angus.segments[4:6]
     server = archive({after: wal(after)})
-    in_pg_wal = recovering.data / "pg_wal" / hole
+    in_pg_wal = recovering.data / "pg_wal" / gap
     in_pg_wal.write_bytes(wal(after))
-    assert recovering.fetch(hole, "--retry", "0", server=server, host="gate").status == 200, "it is another one"
-    in_pg_wal.write_bytes(wal(hole))
-    call = recovering.fetch(hole, "--retry", "0", server=server, host="gate")
+    assert recovering.fetch(gap, "--retry", "0", server=server, host="gate").status == 200, "it is another one"
+    in_pg_wal.write_bytes(wal(gap))
+    call = recovering.fetch(gap, "--retry", "0", server=server, host="gate")
     assert (call.status, len(call.lines)) == (1, 1)
     assert "PostgreSQL has it in pg_wal" in call.stderr
 
 
 @both_hosts
-def test_a_hole_just_before_a_timeline_switch_is_one(
+def test_a_gap_just_before_a_timeline_switch_is_one(
     recovering: Standby, angus: Primary, archive: Callable[..., str], host: str
 ) -> None:
     """A primary that died has not archived its last segments, and its successor archives what it wrote itself."""
-    hole, switched = angus.segments[4], angus.segments[5]
+    gap, switched = angus.segments[4], angus.segments[5]
     history = f"1\t0/{switched[22:]}000148\tno recovery target specified\n".encode()
     begin = f"00000002{switched[8:]}"
     server = archive(
-        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+        {"00000002.history": history, begin: wal_builder.build_segment(begin, angus.system_identifier, SEGMENT_SIZE)}
     )
-    call = recovering.fetch(hole, "--retry", "0", server=server, host=host)
+    call = recovering.fetch(gap, "--retry", "0", server=server, host=host)
     assert call.status == 1, "nobody has told of another timeline"
     (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)
-    call = recovering.fetch(hole, "--retry", "0", server=server, host=host)
+    call = recovering.fetch(gap, "--retry", "0", server=server, host=host)
     assert call.status == 200
-    assert f"a hole here: it holds {begin}" in call.stderr
+    assert f"a gap here: it holds {begin}" in call.stderr
 
 
-def test_a_hole_is_harmless_on_a_standby(
+def test_a_gap_is_harmless_on_a_standby(
     chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     server = archive({angus.segments[6]: wal(angus.segments[6])})
@@ -107,7 +109,7 @@ def test_a_hole_is_harmless_on_a_standby(
 
 
 @pytest.mark.parametrize("is_local", [True, False], ids=["history in pg_wal", "history in the archive"])
-def test_a_timeline_does_not_begin_with_a_hole(
+def test_a_timeline_does_not_begin_with_a_gap(
     make_standby: Callable[..., Standby], angus: Primary, archive: Callable[..., str], is_local: bool
 ) -> None:
     """Before 13 every segment is asked for on the newest timeline first, also those from before it began."""
@@ -115,7 +117,7 @@ def test_a_timeline_does_not_begin_with_a_hole(
     history = b"1\t0/6000148\tno recovery target specified\n"
     begin = "000000020000000000000006"
     server = archive(
-        {"00000002.history": history, begin: by_hand.segment(begin, angus.system_identifier, SEGMENT_SIZE)}
+        {"00000002.history": history, begin: wal_builder.build_segment(begin, angus.system_identifier, SEGMENT_SIZE)}
     )
     if is_local:
         (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)

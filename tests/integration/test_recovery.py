@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .account import IS_ROOT, POSTGRES, processes, wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.postgres import Server, programs
+from tests.support.processes import IS_ROOT, POSTGRES, processes, wait_until
+
 from .conftest import RESTORE_POINT, Primary, rows
-from .postgres import Server, programs
 
 
 def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
@@ -31,7 +32,7 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
     assert rows(chris) == angus.rows
     chris.stop()
-    wait_until(lambda: not processes([place]), "the end of the background process")
+    wait_until(lambda: not processes([place]), "the end of the prefetch process")
 
 
 def test_the_background_process_goes_before_its_server_does(
@@ -41,13 +42,13 @@ def test_the_background_process_goes_before_its_server_does(
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
     chris.start()
     wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
-    background = f"--spool-dir {place}/spool"
-    assert processes([background])
+    prefetch_process = f"--spool-dir {place}/spool"
+    assert processes([prefetch_process])
     checkpointer = int(chris.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
     os.kill(checkpointer, signal.SIGSTOP)
     try:
         chris.program("pg_ctl", "-D", chris.data, "-m", "fast", "-W", "stop")
-        wait_until(lambda: not processes([background]), "its end")
+        wait_until(lambda: not processes([prefetch_process]), "its end")
         assert chris.is_running()
     finally:
         os.kill(checkpointer, signal.SIGCONT)
@@ -58,7 +59,7 @@ def test_the_background_process_goes_before_its_server_does(
 def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
     copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
 ) -> None:
-    """A background process would become its child, and its end a backend's crash."""
+    """A prefetch process would become its child, and its end a backend's crash."""
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
     become = ["setpriv", f"--reuid={POSTGRES}", f"--regid={POSTGRES}", "--clear-groups"]
     server: list[str | Path] = [programs() / "postgres", "-D", chris.data, "-p", str(chris.port)]

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests import by_hand
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import give
+from tests.support.standby import Standby
 
-from .account import give
-from .barman_host import BarmanHost
 from .conftest import Primary
-from .postgres import SEGMENT_SIZE
-from .standby import Standby
 
 
 def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
     make: dict[str, Callable[[], bytes]] = {
-        "of another cluster": lambda: by_hand.segment(name, system_identifier ^ 1, SEGMENT_SIZE),
-        "of a newer timeline": lambda: by_hand.segment(name, system_identifier, SEGMENT_SIZE, timeline=2),
-        "under another name": lambda: by_hand.segment("0000000100000000000000EE", system_identifier, SEGMENT_SIZE),
-        "of another size": lambda: by_hand.segment(name, system_identifier, by_hand.MIB)[:-1],
+        "of another cluster": lambda: wal_builder.build_segment(name, system_identifier ^ 1, SEGMENT_SIZE),
+        "of a newer timeline": lambda: wal_builder.build_segment(name, system_identifier, SEGMENT_SIZE, timeline=2),
+        "under another name": lambda: wal_builder.build_segment(
+            "0000000100000000000000EE", system_identifier, SEGMENT_SIZE
+        ),
+        "of another size": lambda: wal_builder.build_segment(name, system_identifier, wal_builder.MIB)[:-1],
         "truncated": lambda: good[: SEGMENT_SIZE // 2],
         "too long": lambda: good + b"x",
         "empty": lambda: b"",
@@ -74,7 +76,9 @@ def test_a_wrong_segment_does_not_get_into_the_spool(
     chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     good, foreign = angus.segments[4:6]
-    server = archive({good: wal(good), foreign: by_hand.segment(foreign, angus.system_identifier ^ 1, SEGMENT_SIZE)})
+    server = archive(
+        {good: wal(good), foreign: wal_builder.build_segment(foreign, angus.system_identifier ^ 1, SEGMENT_SIZE)}
+    )
     assert chris.fetch(good, "-p", "3", server=server, host="gate").status == 0
     call = chris.fetch(foreign, "-p", "3", server=server, host="gate")
     assert call.status == 3
@@ -87,7 +91,7 @@ def test_another_clusters_spool_is_not_touched(
 ) -> None:
     assert chris.fetch(angus.segments[4], "-p", "2").status == 0
     chris.wait_for_spooled(angus.segments[5])
-    copy = by_hand.data_directory(place / "copy", 15, angus.system_identifier, "standby.signal")
+    copy = wal_builder.build_data_directory(place / "copy", 15, angus.system_identifier, "standby.signal")
     other = Standby(place, give(copy), fetcher, barman)
     assert other.spool == chris.spool
     assert other.fetch(angus.segments[5], ssh_config="unplugged").status == 2

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from .account import wait_until
-from .barman_host import BarmanHost
+from tests.support.barman_host import BarmanHost
+from tests.support.network import Harm, Network
+from tests.support.postgres import Server
+from tests.support.processes import wait_until
+
 from .conftest import Primary
-from .network import Harm, Network
-from .postgres import Server
 
 MINUTES = float(os.environ.get("MINUTES", "30"))
 SEGMENTS = 500

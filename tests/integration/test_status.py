@@ -1,4 +1,4 @@
-"""barman-wal-restore --status: the record of what was done, and of the last test."""
+"""barman-wal-restore --status: the counters of what was done, and of the last test."""
 
 import fcntl
 import json
@@ -10,9 +10,10 @@ from typing import Any
 
 from walbasin import VERSION
 
-from .account import wait_until
+from tests.support.processes import wait_until
+from tests.support.standby import Standby
+
 from .conftest import Primary
-from .standby import Standby
 
 NOT_THERE = "0000000100000000000000EE"
 
@@ -23,8 +24,8 @@ def status(standby: Standby, host: str = "gate") -> Any:
     return json.loads(call.stdout)
 
 
-def record(standby: Standby, name: str) -> Any:
-    return status(standby)["record"][name]
+def counter(standby: Standby, name: str) -> Any:
+    return status(standby)["counters"][name]
 
 
 def test_hits_waits_and_misses_are_counted(served: Standby, angus: Primary) -> None:
@@ -35,13 +36,13 @@ def test_hits_waits_and_misses_are_counted(served: Standby, angus: Primary) -> N
     for name in (second, third):
         assert served.fetch(name, "-p", "3", host="gate").status == 0
     assert served.fetch(NOT_THERE, "-p", "3", host="gate").status == 1
-    wait_until(lambda: record(served, "absent") == 1, "the record")
+    wait_until(lambda: counter(served, "absent") == 1, "the counters")
     found = status(served)
-    assert (found["record"]["restored"], found["record"]["ready"]) == (3, 2)
-    assert found["record"]["bytes"] == 3 * (16 << 20)
-    assert 0 < found["record"]["waited"] < 10, "for the first, and for the answer to the last"
-    assert found["record"]["last_segment"] == third
-    assert found["record"]["last_restored"] >= before
+    assert (found["counters"]["restored"], found["counters"]["ready"]) == (3, 2)
+    assert found["counters"]["bytes"] == 3 * (16 << 20)
+    assert 0 < found["counters"]["waited"] < 10, "for the first, and for the answer to the last"
+    assert found["counters"]["last_segment"] == third
+    assert found["counters"]["last_restored"] >= before
     assert (found["is_running"], found["is_recovering"]) == (True, True)
 
 
@@ -61,26 +62,26 @@ def test_a_wait_for_a_segment_on_its_way_is_no_hit(
         unfinished.rename(ready)
     assert call.wait(30) == 0
     assert served.delivered() == wal(second)
-    wait_until(lambda: record(served, "restored") == 2, "the record")
-    assert record(served, "ready") == 0
-    assert record(served, "waited") >= 0.9
+    wait_until(lambda: counter(served, "restored") == 2, "the counters")
+    assert counter(served, "ready") == 0
+    assert counter(served, "waited") >= 0.9
 
 
 def test_an_error_is_counted_with_its_cause(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "2", host="gate", ssh_config="unplugged").status == 2
-    wait_until(lambda: record(served, "errors")["unknown"] == 1, "the record")
-    assert angus.segments[2] in record(served, "last_error")
+    wait_until(lambda: counter(served, "errors")["unknown"] == 1, "the counters")
+    assert angus.segments[2] in counter(served, "last_error")
 
 
 def test_the_record_outlives_the_process(served: Standby, angus: Primary) -> None:
     for times, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
         assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
-        while record(served, "restored") < times:  # pytest's own limit is the bound
+        while counter(served, "restored") < times:  # pytest's own limit is the bound
             time.sleep(0.1)
-        (background,) = served.background_ids()
-        os.kill(background, number)
-        wait_until(lambda: not served.background(), "its end")
-        assert record(served, "restored") == times
+        (prefetch_process,) = served.prefetch_process_ids()
+        os.kill(prefetch_process, number)
+        wait_until(lambda: not served.prefetch_processes(), "its end")
+        assert counter(served, "restored") == times
     assert status(served)["is_running"] is False
 
 

@@ -10,11 +10,11 @@ import psycopg2
 import pytest
 
 from tests.standby_role import cluster, render
+from tests.support.barman_host import BarmanHost
+from tests.support.postgres import Server, install_version
+from tests.support.processes import POSTGRES, give, give_folder, wait_until
 
-from .account import POSTGRES, give, wait_until
-from .barman_host import BarmanHost
-from .conftest import RESTORE_POINT, ROWS_EACH, give_folder, rows
-from .postgres import Server, install_version
+from .conftest import RESTORE_POINT, ROWS_EACH, rows
 
 VERSIONS = range(10, 19)
 # In MiB. initdb takes a size from 11 on.

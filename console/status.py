@@ -1,0 +1,318 @@
+"""Find out the status of each standby: two snapshots, a moment apart, make one row."""
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Optional
+
+from .hosts import Cluster, ConsoleError, Fleet, Standby
+
+QUERY = """
+SELECT json_build_object(
+  'version', current_setting('server_version'),
+  'is_recovering', pg_is_in_recovery(),
+  'replayed', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0' END,
+  'replayed_at', extract(epoch FROM pg_last_xact_replay_timestamp()),
+  'now', extract(epoch FROM clock_timestamp()),
+  'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+  'receiver', (SELECT status FROM pg_stat_wal_receiver),
+  'sent', (SELECT latest_end_lsn - '0/0' FROM pg_stat_wal_receiver),
+  'restore_command', current_setting('restore_command', true),
+  'segment_size', (SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
+                   FROM pg_settings WHERE name = 'wal_segment_size'))
+"""
+# Go to the data directory, and read the server's port and the folder of its socket.
+FIND_POSTGRES = """
+cd "$1" || exit
+{ read -r _; read -r _; read -r _; read -r port; read -r socket; } 2>/dev/null <postmaster.pid || {
+    echo "PostgreSQL does not run in $1" >&2
+    exit 1
+}
+"""
+PSQL = 'psql -XAtqw -v ON_ERROR_STOP=1 -h "$socket" -p "$port" -d postgres'
+# One line of JSON from PostgreSQL, then one from the fetcher.
+TAKE_SNAPSHOT = f"""{FIND_POSTGRES}
+{PSQL} -c "$2" || exit
+eval "$3"
+"""
+STREAMING, RESTORING, PRIMARY, DOWN = "streaming", "restoring", "primary", "down"
+# A part of the time. When PostgreSQL waits longer for WAL, fetching is the slower side.
+WAITING_SHARE = 0.5
+# Seconds. A test that is older is a problem: the timer tests every hour.
+STALE_TEST = 3 * 3600
+# Seconds between two requests to Barman: each costs both sides an ssh handshake.
+PEEK_INTERVAL = 5.0
+# Segments. Barman's gate lists as many in one answer.
+MOST_PEEKED = 1024
+# How often the gate is asked for more of them, for one snapshot.
+MOST_PEEKS = 8
+SEGMENT = re.compile(r"[0-9A-F]{24}")
+
+
+class Archive(NamedTuple):
+    """How far Barman's archive goes, as the gate told the standby at a moment.
+
+    end: the end of the last segment, in bytes; None: not known. An archive that goes on
+    for more than MOST_PEEKS * MOST_PEEKED segments is followed to its end in several
+    snapshots.
+    """
+
+    moment: float
+    end: Optional[int]
+    error: str = ""
+
+
+NEVER_ASKED = Archive(float("-inf"), None)
+
+
+class Snapshot(NamedTuple):
+    """What PostgreSQL and the fetcher said of a standby at a moment.
+
+    moment: seconds of a monotonic clock. postgres: the result of QUERY. fetcher: the
+    output of barman-wal-restore --status --json.
+    """
+
+    moment: float
+    postgres: dict[str, Any]
+    fetcher: dict[str, Any]
+    archive: Archive = NEVER_ASKED
+
+
+class Row(NamedTuple):
+    """The status of one standby, as people and `fab status --json` see it.
+
+    server: its name at Barman. Rates are bytes a second, lags bytes and seconds, times
+    seconds; None: not known, or none. problems: what would keep the standby from
+    surviving an outage. notes: what makes it slower, or less safe.
+    """
+
+    standby: str
+    server: str
+    role: str
+    lag_bytes: Optional[int] = None
+    lag_seconds: Optional[float] = None
+    last_restored: str = ""
+    spool_segments: int = 0
+    fetch_rate: Optional[float] = None
+    replay_rate: Optional[float] = None
+    bottleneck: str = ""
+    eta: Optional[float] = None
+    test_age: Optional[float] = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Snapshots = dict[str, Snapshot]
+
+
+def take_snapshot(cluster: Cluster, before: Optional[Snapshot] = None) -> Snapshot:
+    """Ask a standby, and Barman too when its last answer (in `before`) is old.
+
+    Raises ConsoleError when the standby cannot be asked. An error of Barman's is part
+    of the snapshot.
+    """
+    standby = cluster.standby
+    status_command = command_with_option(standby.restore_command, "--status --json")
+    command = ("sh", "-c", TAKE_SNAPSHOT, "sh", standby.data_directory, QUERY, status_command)
+    output = cluster.host.run(*command, user=standby.postgres_user)
+    try:
+        postgres, fetcher = map(json.loads, output.splitlines()[-2:])
+    except ValueError as error:
+        raise ConsoleError(
+            f"{cluster.name}: neither PostgreSQL nor barman-wal-restore answers: {output[:200]}"
+        ) from error
+    now = Snapshot(time.monotonic(), postgres, fetcher, before.archive if before else NEVER_ASKED)
+    if postgres["is_recovering"] and now.moment - now.archive.moment >= PEEK_INTERVAL:
+        return now._replace(archive=_ask_barman(cluster, now))
+    return now
+
+
+def _ask_barman(cluster: Cluster, now: Snapshot) -> Archive:
+    """Follow the archive to its end, from where it was known, or replayed, to be."""
+    size, replayed, known = int(now.postgres["segment_size"]), int(now.postgres["replayed"]), now.archive.end
+    # Take the newer timeline: PostgreSQL names a new one only after the next
+    # checkpoint.
+    timeline = max(int(now.postgres["timeline"]), int(now.fetcher["counters"]["last_segment"][:8] or "0", 16))
+    try:
+        end = archive_end(max(known or 0, replayed), timeline, size, lambda segment: _peek(cluster, segment))
+        return Archive(now.moment, end)
+    except ConsoleError as error:
+        return Archive(now.moment, known, str(error).removeprefix(f"{cluster.host.name}: "))
+
+
+def archive_end(start: int, timeline: int, size: int, peek: Callable[[str], list[str]]) -> int:
+    """Return the end of an archive that goes on from `start` (positions in bytes).
+
+    peek: returns the names of the next segments, from one on. size: of a segment, in
+    bytes.
+    """
+    end = start - start % size
+    for _ in range(MOST_PEEKS):
+        names = peek(segment_at(end, timeline, size))
+        end = end_of(names[-1], size) if names else end
+        if len(names) < MOST_PEEKED:
+            break
+    return end
+
+
+def _peek(cluster: Cluster, segment: str) -> list[str]:
+    """Return the segments that Barman has, from this one on.
+
+    Raises ConsoleError.
+    """
+    standby = cluster.standby
+    config = standby.option("-c")
+    get_wal = ["barman", *(["--config", config] if config else []), "get-wal", "--peek", str(MOST_PEEKED)]
+    remote_command = shlex.join([*get_wal, standby.barman_server, segment])
+    ssh = ("ssh", "-F", standby.option("--ssh-config"), "-T", standby.barman_host, remote_command)
+    output = cluster.host.run(*ssh, user=standby.postgres_user)
+    # Pick out the segments: a login message may come before them.
+    return [word for word in output.split() if SEGMENT.fullmatch(word)]
+
+
+def psql(cluster: Cluster, script: str) -> str:
+    """Return the output of a psql script on the standby's server.
+
+    Raises ConsoleError.
+    """
+    shell = f"{FIND_POSTGRES}\nprintf '%s\\n' \"$2\" | {PSQL}"
+    command = ("sh", "-c", shell, "sh", cluster.standby.data_directory, script)
+    return cluster.host.run(*command, user=cluster.standby.postgres_user).strip()
+
+
+def first_snapshots(fleet: Fleet) -> Snapshots:
+    """Take a first snapshot of each standby that answers."""
+    found: Snapshots = {}
+    rows(fleet, found, 0)
+    return found
+
+
+def rows(fleet: Fleet, snapshots: Snapshots, interval: float) -> list[Row]:
+    """Return a row for each standby, from its last snapshot and a new one.
+
+    The new one replaces the last one in `snapshots`. A standby that does not answer has
+    a row too. interval: seconds to wait before.
+    """
+    time.sleep(interval)
+    found = []
+    for host in fleet.standbys:
+        try:
+            found += [_row_of(cluster, snapshots) for cluster in fleet.clusters_on(host)]
+        except ConsoleError as error:
+            found.append(_row_down(host.name, "", host.name, error))
+    return found
+
+
+def _row_of(cluster: Cluster, snapshots: Snapshots) -> Row:
+    try:
+        before = snapshots.get(cluster.name)
+        after = snapshots[cluster.name] = take_snapshot(cluster, before)
+        return row(cluster.name, cluster.standby, before or after, after)
+    except ConsoleError as error:
+        return _row_down(cluster.name, cluster.standby.barman_server, cluster.host.name, error)
+
+
+def _row_down(name: str, barman_server: str, host: str, error: ConsoleError) -> Row:
+    return Row(name, barman_server, DOWN, problems=(str(error).removeprefix(f"{host}: "),))
+
+
+def command_with_option(restore_command: str, option: str) -> str:
+    """Return restore_command with an option that fetches no file, -t or --status."""
+    return re.sub(r"^(\S+) (.*) %f %p$", rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
+
+
+def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
+    """Return the status of a standby from two snapshots, some seconds apart."""
+    postgres = after.postgres
+    if not postgres["is_recovering"]:
+        return Row(name, standby.barman_server, PRIMARY, problems=("it is no standby (any more)",))
+    if not before.postgres["is_recovering"]:
+        before = after
+    seconds = max(after.moment - before.moment, 0.001)
+    counters, earlier = after.fetcher["counters"], before.fetcher["counters"]
+    is_restoring = postgres["receiver"] != "streaming"
+    # Without a prefetch process nothing is counted.
+    is_counted = is_restoring and int(standby.option("-p") or 0) > 1
+    lag = _lag(postgres, after.archive)
+    replay_rate = (postgres["replayed"] - before.postgres["replayed"]) / seconds
+    prefetched = len(after.fetcher["spool"]) - len(before.fetcher["spool"])
+    fetched = counters["bytes"] - earlier["bytes"] + prefetched * postgres["segment_size"]
+    is_moving = is_restoring and replay_rate > 0
+    tested = after.fetcher["test"]["time"]
+    return Row(
+        standby=name,
+        server=standby.barman_server,
+        role=RESTORING if is_restoring else STREAMING,
+        lag_bytes=lag,
+        lag_seconds=_lag_seconds(postgres, lag),
+        last_restored=counters["last_segment"],
+        spool_segments=len(after.fetcher["spool"]),
+        fetch_rate=max(0.0, fetched / seconds) if is_counted else None,
+        replay_rate=replay_rate if is_restoring else None,
+        bottleneck=_bottleneck((counters["waited"] - earlier["waited"]) / seconds) if is_moving and is_counted else "",
+        eta=lag / replay_rate if is_moving and lag is not None else None,
+        test_age=postgres["now"] - tested if tested else None,
+        problems=tuple(problems(standby, after)),
+        notes=tuple(_notes(after)),
+    )
+
+
+def _bottleneck(waiting: float) -> str:
+    """Return the slower side, when PostgreSQL waits for WAL this part of the time."""
+    return "fetch" if waiting > WAITING_SHARE else "replay"
+
+
+def _lag(postgres: dict[str, Any], archive: Archive) -> Optional[int]:
+    """Return how many bytes are not replayed yet.
+
+    Of what the primary has sent while it streams, and of Barman's archive otherwise.
+    """
+    end = postgres["sent"] if postgres["receiver"] == "streaming" else archive.end
+    return None if end is None else max(0, int(end) - int(postgres["replayed"]))
+
+
+def _lag_seconds(postgres: dict[str, Any], lag: Optional[int]) -> Optional[float]:
+    """Return the age of the last commit that was replayed, unless everything was."""
+    if lag == 0 or postgres["replayed_at"] is None:
+        return None
+    return max(0.0, float(postgres["now"]) - float(postgres["replayed_at"]))
+
+
+def end_of(segment: str, size: int) -> int:
+    """Return the position behind a segment, in bytes."""
+    log, number = int(segment[8:16], 16), int(segment[16:24], 16)
+    return (log << 32) + (number + 1) * size
+
+
+def segment_at(position: int, timeline: int, size: int) -> str:
+    """Return the name of the segment that holds a position (bytes)."""
+    number = position // size
+    per_log = (1 << 32) // size
+    return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"
+
+
+def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
+    """Return what would keep a standby from surviving an outage of its primary."""
+    effective = now.postgres["restore_command"]
+    # None means not known: up to PostgreSQL 11 it is no setting.
+    if effective not in (None, standby.restore_command):
+        yield f"in effect is restore_command = '{effective}'"
+    if now.archive.error:
+        yield f"Barman does not answer it: {now.archive.error}"
+    test = now.fetcher["test"]
+    if not test["time"]:
+        yield "the way to Barman was never tested"
+    elif test["error"]:
+        yield f"the last test failed: {test['error']}"
+    elif now.postgres["now"] - test["time"] > STALE_TEST:
+        yield "the way to Barman was not tested for hours"
+
+
+def _notes(now: Snapshot) -> Iterator[str]:
+    test = now.fetcher["test"]
+    if test["time"] and not test["error"] and not test["gate"]:
+        yield "no gate answered its last test: its key may do more than fetch WAL, which is slow without"
+    if not now.fetcher["spool"] and now.fetcher["free_segments"] < 1:
+        yield "the spool has no room, so nothing is fetched ahead"

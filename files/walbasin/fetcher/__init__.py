@@ -1,0 +1,1 @@
+"""Carry out one call of restore_command."""

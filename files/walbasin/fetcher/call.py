@@ -1,0 +1,40 @@
+"""Hold one call of barman-wal-restore: what it was asked, and for which cluster."""
+
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from walbasin.fetcher.options import Options
+from walbasin.local.data_directory import DataDirectory
+from walbasin.local.spool import Spool
+
+if TYPE_CHECKING:
+    from walbasin.remote.archive import Archive
+
+
+class Call(NamedTuple):
+    """Hold the options, the cluster, how it is recovered (policy), and its spool.
+
+    cluster: None when called by hand elsewhere. spool: None where it cannot be used.
+    """
+
+    options: Options
+    cluster: Optional[DataDirectory]
+    mode: str
+    spool: Optional[Spool]
+
+    def archive(self) -> "Archive":
+        """Return the archive that the call is about."""
+        # Import late: a spool hit does not need it.
+        from walbasin.remote.archive import Archive
+        from walbasin.remote.ssh import Remote
+        from walbasin.wal.getwal import Request
+
+        options = self.options
+        remote = Remote(options.barman_host, options.user, options.port, options.ssh_config)
+        request = Request(
+            options.server_name,
+            options.wal_name,
+            config=options.config,
+            compression=options.compression,
+            keep_compression=options.keep_compression,
+        )
+        return Archive(remote, request, self.cluster)

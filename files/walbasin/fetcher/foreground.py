@@ -1,0 +1,75 @@
+"""Fill the spool in the foreground, where no prefetch process may run."""
+
+import contextlib
+from typing import List, Optional
+
+from walbasin.local.spool import Spool
+from walbasin.remote.archive import Archive, RemoteOutput, verify
+from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
+from walbasin.wal import segment, window
+from walbasin.wal.compression import DecompressingWriter
+
+
+class ForegroundPrefetch:
+    """Fetch what comes after the requested segment, beside its own fetch.
+
+    Never raises: it can only help. `errors` has what went wrong, in words.
+    """
+
+    def __init__(self, spool: Spool, archive: Archive, requested: str, jobs: int, size: int) -> None:
+        """jobs: segments to fetch, with the requested one. size: of a segment, in bytes."""
+        self.errors: List[str] = []
+        self._spool = spool
+        self._archive = archive
+        self._requested = requested
+        self._jobs = jobs
+        self._size = size
+        self._queue: List[str] = []
+
+    def start(self, loop: EventLoop) -> None:
+        """Ask what the archive has, and fetch that."""
+        output = RemoteOutput()
+
+        def plan(_: Optional[Exception]) -> None:
+            wanted = window.next_segments(self._requested, self._jobs, self._size, {})
+            self._spool.remove(set(self._spool.names()) - set(wanted))
+            free = self._spool.free_segments(self._size)
+            self._queue = window.offered_to_fetch(
+                self._requested, output.names(), self._spool.names(), self._jobs, free
+            )
+            for _each in range(MOST_CONNECTIONS - 1):
+                self._fetch_next(loop)
+
+        with contextlib.suppress(FetchError):  # the requested file's own session tells
+            peek = self._archive.peek_for(self._requested, self._jobs)
+            loop.add(Session(self._archive.remote, peek, output.add, plan))
+
+    def _fetch_next(self, loop: EventLoop) -> None:
+        if not self._queue:
+            return
+        name = self._queue.pop(0)
+        try:
+            file = self._spool.create(name)
+        except OSError as error:
+            self.errors.append(f"spool: {error.strerror}")
+            return
+        writer = DecompressingWriter(file)
+
+        def on_end(error: Optional[Exception]) -> None:
+            with file:
+                try:
+                    if error is not None:
+                        raise error
+                    verify(name, writer, file, self._archive.cluster)
+                    self._spool.commit(name)
+                except (NotInArchive, FetchError, segment.InvalidWal, OSError) as failure:
+                    self._spool.abort(name)
+                    if not isinstance(failure, NotInArchive):
+                        self.errors.append(f"{name}: {failure}")
+            self._fetch_next(loop)
+
+        try:
+            loop.add(Session(self._archive.remote, self._archive.request_for(name), writer.write, on_end))
+        except FetchError as error:
+            on_end(error)

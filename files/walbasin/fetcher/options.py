@@ -1,0 +1,139 @@
+"""Parse the command line: every option of Barman's own tool, with its meaning."""
+
+import argparse
+from typing import List, NoReturn, Optional
+
+from walbasin import VERSION, policy
+from walbasin.local import ipc
+from walbasin.wal import segment
+
+# The stock tool's folder. The spool trusts nothing that it finds there.
+SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108
+# Seconds that a point-in-time recovery tries.
+RETRY_SECONDS = 600
+# The forms of --status.
+PLAIN, JSON, PROMETHEUS = "plain", "json", "prometheus"
+# --status needs no file. It needs a place in the data directory that it is about: the
+# one that it is called in.
+SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
+
+
+class UsageError(Exception):
+    """Say that the command line cannot be carried out; the text says why."""
+
+
+class Options(argparse.Namespace):
+    """Hold the values of a command line."""
+
+    barman_host: str
+    server_name: str
+    wal_name: str
+    wal_dest: str
+    user: str
+    port: Optional[int]
+    ssh_config: Optional[str]
+    config: str
+    sleep: int
+    parallel: int
+    compression: str
+    keep_compression: bool
+    partial: bool
+    test: bool
+    status: bool
+    form: str
+    spool_dir: str
+    mode: Optional[str]
+    retry: int
+    fingerprint: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see barman-wal-restore -h)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number"
+
+
+def _parser(has_file: bool = True) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="barman-wal-restore",
+        description="PostgreSQL's restore_command: fetches WAL from a Barman host over ssh, ahead of replay.",
+        epilog="restore_command = 'barman-wal-restore -p 8 -s 10 barman angus %%f %%p'. "
+        "Exit status: 0 delivered, 1 not in the archive, 2 could not find out, 3 refused what came, 4 wrong usage; "
+        "200 where any of these would end a point-in-time recovery early.",
+    )
+    add = parser.add_argument
+    add("-V", "--version", action="version", version=f"barman-wal-restore {VERSION}")
+    add("-U", "--user", default="barman", help="user on the Barman host (default: %(default)s)")
+    add("--port", type=_count, help="ssh port of the Barman host")
+    add("--ssh-config", metavar="FILE", help="ssh's configuration file (ssh -F)")
+    add("-c", "--config", default="", metavar="FILE", help="Barman's configuration file, on its host")
+    add("-s", "--sleep", type=_count, default=0, metavar="SECONDS", help="wait after an error (default: %(default)s)")
+    add(
+        *("-p", "--parallel"),
+        type=_count,
+        default=0,
+        metavar="JOBS",
+        help="segments to keep ready ahead of replay, by a prefetch process (default: %(default)s, off)",
+    )
+    compression = parser.add_mutually_exclusive_group()
+    for short, name in (("-z", "gzip"), ("-j", "bzip2")):
+        compression.add_argument(
+            *(short, f"--{name}"),
+            dest="compression",
+            action="store_const",
+            const=name,
+            default="",
+            help=f"transfer with {name}",
+        )
+    add("--keep-compression", action="store_true", help="transfer files as they are stored, decompress them here")
+    add("-P", "--partial", action="store_true", help="deliver the last .partial, when there is nothing else")
+    add("-t", "--test", action="store_true", help="test the way to Barman and back, and deliver nothing")
+    add("--status", action="store_true", help="say what was done and how the last -t ended, and deliver nothing")
+    form = parser.add_mutually_exclusive_group()
+    for name, text in ((JSON, "as one line of JSON"), (PROMETHEUS, "as metrics for Prometheus")):
+        form.add_argument(
+            f"--{name}", dest="form", action="store_const", const=name, default=PLAIN, help=f"--status, {text}"
+        )
+    add("--spool-dir", default=SPOOL, metavar="DIR", help="where fetched files wait (default: %(default)s)")
+    add(
+        "--mode",
+        choices=(policy.STANDBY, policy.RECOVERY),
+        help="a standby, or a point-in-time recovery (default: as the signal files or recovery.conf say)",
+    )
+    add(
+        "--retry",
+        type=_count,
+        default=RETRY_SECONDS,
+        metavar="SECONDS",
+        help="in a point-in-time recovery, how long to try before PostgreSQL is stopped (default: %(default)s)",
+    )
+    add("barman_host", metavar="BARMAN_HOST", help="the Barman host, as ssh knows it")
+    add("server_name", metavar="SERVER_NAME", help="the server in Barman's configuration")
+    add("wal_name", metavar="WAL_NAME", help="%%f", nargs=None if has_file else "?", default="")
+    add("wal_dest", metavar="WAL_DEST", help="%%p", nargs=None if has_file else "?", default=SOME_DESTINATION)
+    return parser
+
+
+def parse(words: List[str]) -> Options:
+    """Return the values of a command line. Raises UsageError.
+
+    -h and -V print, and end the process with 0.
+    """
+    options = _parser(has_file="--status" not in words).parse_args(words, Options())
+    if options.barman_host.startswith("-") or options.server_name.startswith("-"):
+        raise UsageError("neither a host nor a server has a name that begins with '-'")
+    if options.form != PLAIN and not options.status:
+        raise UsageError(f"--{options.form} is a form of --status")
+    if not options.test and not options.status and not segment.is_wal_file_name(options.wal_name):
+        raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
+    options.fingerprint = ipc.fingerprint(words)
+    return options

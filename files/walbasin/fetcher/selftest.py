@@ -1,0 +1,137 @@
+"""Test every step of the way to Barman and back, with its time, and deliver nothing.
+
+That is barman-wal-restore -t.
+"""
+
+import itertools
+import os
+import re
+import tempfile
+import time
+from typing import List, Tuple
+
+from walbasin.fetcher import status
+from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import log
+from walbasin.local import data_directory
+from walbasin.remote import archive, ssh
+from walbasin.remote.archive import RemoteOutput
+from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.ssh import EventLoop, Session
+from walbasin.wal import segment, window
+from walbasin.wal.getwal import DUMMY_WAL_NAME
+
+# What ssh says at DEBUG1 as it gets there; in order.
+STEPS = (
+    ("connection", re.compile(r"Connection established")),
+    ("host key", re.compile(r"is known and matches the (\S+) host key")),
+    ("key", re.compile(r"Authenticated to .* using \"(\w+)\"")),
+)
+GATE = re.compile(r"^barman-wal-gate (\S+) serves (.*)$", re.MULTILINE)
+# Segments that are tried. A standby's newest is not archived before the primary has
+# finished it, and archiving takes its time.
+NEWEST_TRIED = 16
+
+
+class StepFailed(Exception):
+    """Say which step failed, and why."""
+
+
+def run(call: Call) -> int:
+    """Return 0 when all is well; 2 after a line on stderr that names the cause."""
+    started = time.time()
+    error = gate = ""
+    try:
+        gate = _test_server(call)
+        _test_segment(call)
+        _test_spool(call)
+    except (StepFailed, FetchError, segment.InvalidWal, OSError) as failure:
+        error = str(failure) or type(failure).__name__
+        log(f"test failed: {error}")
+    status.save_test(call, started, error, gate)
+    return 2 if error else 0
+
+
+def _print_step(step: str, seconds: float, text: str) -> None:
+    print(f"ok  {step:<10}  {seconds:6.3f} s  {text}", flush=True)
+
+
+def _test_server(call: Call) -> str:
+    """Test key, host key, gate or stock, and whether Barman knows the server.
+
+    Returns the gate's version, empty for stock Barman.
+    """
+    started = time.monotonic()
+    seen: List[Tuple[str, float, str]] = []
+    stderr = ""
+
+    def on_stderr(text: str) -> None:
+        nonlocal stderr
+        stderr += text
+        for step, pattern in STEPS[len(seen) :]:
+            match = pattern.search(stderr)
+            if match:
+                seen.append((step, time.monotonic() - started, match.group(match.lastindex or 0).lower()))
+
+    output, source = RemoteOutput(), call.archive()
+    request = source.request_for(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
+    with EventLoop() as loop:
+        loop.add(Session(source.remote, request, output.add, output.end, on_stderr=on_stderr))
+        loop.run_until(lambda: False)
+    for step, seconds, text in seen:
+        _print_step(step, seconds, text)
+    if output.error is not None:
+        raise StepFailed(f"{output.error}")
+    answer = ssh.printable(output.content.decode("utf-8", "replace"))
+    match = GATE.search(stderr)
+    gate, servers = map(ssh.printable, match.groups()) if match else ("", "")
+    kind = f"barman-wal-gate {gate}, for {servers}" if gate else "no gate: stock Barman"
+    _print_step("server", time.monotonic() - started, f"{answer} ({kind})")
+    return gate
+
+
+def _test_segment(call: Call) -> None:
+    """Fetch and verify a real segment."""
+    names = _candidates(call)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            started = time.monotonic()
+            fetched = os.path.join(folder, name)
+            try:
+                archive.fetch(call.archive(), name, fetched)
+            except NotInArchive:
+                continue
+            size = os.path.getsize(fetched) // segment.MIB
+            origin = f"system identifier {call.cluster.system_identifier}" if call.cluster else "origin not checked"
+            seconds = time.monotonic() - started
+            _print_step("segment", seconds, f"{name} fetched and verified: {size} MiB, {origin}")
+            return
+    tried = f"none of {names[-1]} to {names[0]} is there" if names else "there is no segment in pg_wal to ask for"
+    raise StepFailed(f"no WAL could be fetched from the archive of {call.options.server_name}: {tried}")
+
+
+def _candidates(call: Call) -> List[str]:
+    """Return the segment that was asked for, or the newest that the cluster itself has."""
+    if segment.is_segment_name(call.options.wal_name):
+        return [call.options.wal_name]
+    if call.cluster is None:
+        raise StepFailed("give the name of a WAL segment, or run it in the data directory of the standby")
+    newest = list(itertools.islice(data_directory.newest_segments(call.cluster), NEWEST_TRIED))
+    if not newest:
+        return []
+    # Try those before as well: while the primary is quiet, pg_wal may have nothing but
+    # the segment that is being written.
+    return newest + window.previous_segments(newest[-1], NEWEST_TRIED - len(newest), call.cluster.segment_size)
+
+
+def _test_spool(call: Call) -> None:
+    started = time.monotonic()
+    if call.cluster is None:
+        return
+    if call.spool is None:
+        raise StepFailed(f"the spool in {call.options.spool_dir} cannot be used")
+    is_rename = call.spool.is_same_filesystem(call.cluster.file("pg_wal"))
+    kind = "delivery is a rename" if is_rename else "another filesystem, so delivery is a copy"
+    free = call.spool.free_segments(call.cluster.segment_size)
+    seconds = time.monotonic() - started
+    _print_step("spool", seconds, f"{call.options.spool_dir}: room for {free} segments, {kind}")

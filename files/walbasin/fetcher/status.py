@@ -1,0 +1,174 @@
+"""Say what was done for a standby, what is ready, and how its last test ended.
+
+That is barman-wal-restore --status.
+"""
+
+import json
+import time
+from typing import List, NamedTuple, Sequence, Tuple
+
+from walbasin.fetcher import options
+from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import log
+from walbasin.local import data_directory
+from walbasin.prefetch import counters
+from walbasin.prefetch.counters import Counters
+
+# The name of the file in the spool that keeps the last test.
+TEST = "test.json"
+
+
+class LastTest(NamedTuple):
+    """Hold how barman-wal-restore -t ended.
+
+    time: seconds since 1970, 0 when it never ran. seconds: how long it took. gate: its
+    version; empty when none has answered.
+    """
+
+    time: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+    gate: str = ""
+
+
+class Status(NamedTuple):
+    """Hold the status of one cluster and one server of Barman's.
+
+    spool: the segments that are ready. free_segments: how many more fit.
+    """
+
+    barman_host: str
+    server: str
+    is_recovering: bool
+    is_running: bool
+    spool: List[str]
+    free_segments: int
+    counters: Counters
+    test: LastTest
+
+
+def save_test(call: Call, started: float, error: str, gate: str) -> None:
+    """Keep how a test ended that began at `started` (seconds since 1970)."""
+    if call.spool is not None:
+        call.spool.save_text(TEST, json.dumps(LastTest(started, time.time() - started, error, gate)._asdict()))
+
+
+def parse_test(text: str) -> LastTest:
+    """Return what save_test kept; a test that never ran, when that cannot be read."""
+    known = counters.parse_object(text)
+    values = [known.get(name) for name in LastTest._fields]
+    is_whole = all(isinstance(value, type(default)) for value, default in zip(values, LastTest()))
+    return LastTest(*values) if is_whole else LastTest()  # type: ignore[arg-type]
+
+
+def run(call: Call) -> int:
+    """Print the status, in the form that was asked for.
+
+    Returns 0, or 2 after a line on stderr when there is nothing to look at.
+    """
+    cluster, spool = call.cluster, call.spool
+    if cluster is None:
+        log("no status: run it in the data directory of the standby, as the user that runs PostgreSQL")
+        return 2
+    if spool is None:  # the reason was said
+        return 2
+    status = Status(
+        barman_host=call.options.barman_host,
+        server=call.options.server_name,
+        is_recovering=data_directory.is_still_recovering(cluster),
+        is_running=spool.has_prefetch_process(),
+        spool=spool.names(),
+        free_segments=spool.free_segments(cluster.segment_size),
+        counters=Counters(spool.load_text(counters.FILE)),
+        test=parse_test(spool.load_text(TEST)),
+    )
+    render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[call.options.form]
+    print(render(status, time.time()))
+    return 0
+
+
+def as_json(status: Status, _now: float) -> str:
+    """Return one JSON object, in one line."""
+    return json.dumps({**status._asdict(), "counters": status.counters.__dict__, "test": status.test._asdict()})
+
+
+def plain(status: Status, now: float) -> str:
+    """Return lines for people. now: seconds since 1970."""
+    done, test, spool = status.counters, status.test, status.spool
+    errors = ", ".join(f"{count} {kind}" for kind, count in done.errors.items() if count)
+    lines = [
+        (
+            "cluster",
+            "recovering" if status.is_recovering else "not recovering: it was promoted, or never was a standby",
+        ),
+        (
+            "restored",
+            f"{done.restored} segments, {done.bytes >> 20} MiB; {done.ready} were ready when they were wanted",
+        ),
+        ("waited", f"{done.waited:.1f} s, PostgreSQL for WAL"),
+        ("last", f"{done.last_segment}, {_ago(done.last_restored, now)}" if done.last_segment else "none"),
+        ("absent", f"{done.absent} times a segment was not in the archive"),
+        ("errors", f"{errors}; {_ago(done.last_error_time, now)}: {done.last_error}" if errors else "none"),
+        (
+            "spool",
+            f"{len(spool)} segments{f', {spool[0]} to {spool[-1]}' if spool else ''}; "
+            f"room for {status.free_segments} more",
+        ),
+        ("process", "at work" if status.is_running else "none: nothing was wanted for a minute"),
+        (
+            "test",
+            f"{_outcome(test)}, {_ago(test.time, now)}, in {test.seconds:.1f} s" if test.time else "never run",
+        ),
+    ]
+    title = f"{status.server} from {status.barman_host}"
+    return "\n".join([title, *(f"  {word:<9} {text}" for word, text in lines)])
+
+
+def _outcome(test: LastTest) -> str:
+    return test.error or (f"ok, through barman-wal-gate {test.gate}" if test.gate else "ok, but through no gate")
+
+
+def _ago(moment: float, now: float) -> str:
+    seconds = max(0, int(now - moment))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def prometheus(status: Status, _now: float) -> str:
+    """Return the text format that a node exporter's textfile collector reads."""
+    done, test = status.counters, status.test
+    labels = f'barman="{_escaped(status.barman_host)}",server="{_escaped(status.server)}"'
+    metrics: List[Tuple[str, str, str, object]] = [
+        ("restored_segments_total", "counter", "Segments handed over to PostgreSQL.", done.restored),
+        ("ready_segments_total", "counter", "Segments that were ready when PostgreSQL wanted them.", done.ready),
+        ("restored_bytes_total", "counter", "Bytes of the segments handed over.", done.bytes),
+        ("waited_seconds_total", "counter", "Seconds that PostgreSQL has waited for WAL.", round(done.waited, 3)),
+        ("absent_segments_total", "counter", "Times a segment was not in the archive.", done.absent),
+        ("last_restored_timestamp_seconds", "gauge", "When a segment was last handed over.", done.last_restored),
+        ("spool_segments", "gauge", "Segments that are ready.", len(status.spool)),
+        ("spool_free_segments", "gauge", "For how many more there is room.", status.free_segments),
+        ("recovering", "gauge", "1 while the cluster is in recovery.", int(status.is_recovering)),
+        ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
+        ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
+        ("test_success", "gauge", "1 when it ended well.", int(test.time > 0 and not test.error)),
+    ]
+    lines = [_metric(name, kind, text, [(labels, value)]) for name, kind, text, value in metrics]
+    errors = [(f'{labels},kind="{kind}"', count) for kind, count in done.errors.items()]
+    return "\n".join([*lines, _metric("errors_total", "counter", "Answers that could not be given, by kind.", errors)])
+
+
+def _metric(name: str, kind: str, text: str, values: Sequence[Tuple[str, object]]) -> str:
+    full = f"walbasin_{name}"
+    return "\n".join(
+        [f"# HELP {full} {text}", f"# TYPE {full} {kind}", *(f"{full}{{{labels}}} {value}" for labels, value in values)]
+    )
+
+
+def _escaped(text: str) -> str:
+    """Return a label's value.
+
+    See https://prometheus.io/docs/instrumenting/exposition_formats.
+    """
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

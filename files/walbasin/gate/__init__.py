@@ -1,0 +1,1 @@
+"""Serve WAL on the Barman host: all that a standby's key can do."""

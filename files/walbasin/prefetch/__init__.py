@@ -1,0 +1,1 @@
+"""Keep the next segments ready: the prefetch process of one cluster."""

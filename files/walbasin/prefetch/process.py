@@ -1,0 +1,291 @@
+"""Be the prefetch process behind -p: one for a cluster, in a session of its own.
+
+Calls of restore_command reach it through a socket in the cluster's spool. The first
+call that finds none starts it: holding the spool's lock it makes the socket, then forks.
+So nobody waits for it to come up, and there are never two.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Dict, NamedTuple, NoReturn, Optional, Set
+
+from walbasin import policy
+from walbasin.local import data_directory, ipc, whole_file
+from walbasin.local.data_directory import DataDirectory
+from walbasin.local.debug import debug
+from walbasin.local.spool import Spool
+from walbasin.prefetch import counters
+from walbasin.prefetch.counters import Counters
+from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report_internal_error
+from walbasin.remote.archive import Archive
+from walbasin.remote.ssh import EventLoop, printable
+from walbasin.wal import segment
+
+# Seconds without a request until it ends: a standby that streams asks for nothing.
+IDLE_LIMIT = 60.0
+# Seconds between two looks at the server, and between two keepalives to clients.
+TICK = 1.0
+# Seconds between two looks at what does not announce itself.
+POLL = 0.02
+# Clients that may wait to be accepted.
+BACKLOG = 8
+# Bytes: all that a FIFO holds, so that no line is cut.
+FIFO_LENGTH = 65536
+
+
+class Stopped(BaseException):
+    """Say that SIGTERM asked the process to stop."""
+
+
+class PrefetchConfig(NamedTuple):
+    """Hold for whom the process works, and how.
+
+    Calls with another fingerprint (their version and options) want another process.
+    """
+
+    spool: Spool
+    cluster: DataDirectory
+    archive: Archive
+    jobs: int
+    fingerprint: str
+
+
+class PrefetchServer:
+    """Do what the process does, from its start to its end."""
+
+    def __init__(self, config: PrefetchConfig, listener: socket.socket, startup_process: Optional[int]) -> None:
+        self.spool = config.spool
+        self.cluster = config.cluster
+        self.fingerprint = config.fingerprint
+        self.listener = listener
+        self.startup_process = startup_process
+        self.loop = EventLoop()
+        self.prefetcher = Prefetcher(config.spool, config.archive, config.jobs, self.cluster.segment_size, self.loop)
+        # Of each client, what it has sent so far.
+        self.clients: Dict[socket.socket, bytes] = {}
+        self.counters = Counters(self.spool.load_text(counters.FILE))
+        self.saved_counters = self.counters.dump()
+        # What was delivered to a client that waited, and is still to be taken.
+        self.not_taken: Set[str] = set()
+        self.is_ending = False
+        self.last_use = time.monotonic()
+
+    def run(self) -> None:
+        """Serve until there is a reason to end. Then empty the spool, and end all ssh."""
+        debug(f"the prefetch process starts, for {self.cluster.path}")
+        fifo = self.spool.open_taken_fifo()
+        self.spool.register(self.cluster)
+        with contextlib.suppress(OSError):
+            whole_file.sweep(self.cluster.file("pg_wal"), "RECOVERYXLOG")
+        try:
+            with self.loop:
+                self.loop.add_reader(self.listener.fileno(), self.accept)
+                self.loop.add_reader(fifo, lambda: self.on_taken(fifo))
+                self._watch_server()
+                next_tick = time.monotonic() + TICK
+                while not self.is_ending:
+                    is_polling = self.prefetcher.source.must_be_polled()
+                    wait = POLL if is_polling else next_tick - time.monotonic()
+                    self.loop.run_once(max(0.0, min(wait, TICK)))
+                    is_tick = time.monotonic() >= next_tick
+                    if is_tick or self.prefetcher.source.must_be_polled():
+                        self.prefetcher.tick()
+                    if is_tick:
+                        next_tick = time.monotonic() + TICK
+                        self.is_ending |= self._is_over()
+                        self.send_keepalives()
+                        self._save_counters()
+        finally:
+            debug("the prefetch process ends")
+            self._save_counters()
+            self.spool.clear()
+
+    def _watch_server(self) -> None:
+        """End before the server does, so that nobody is left whom its service waits for.
+
+        A systemd that is not told of empty control groups (version 1, in a container)
+        was seen to wait for ever. When a server stops, its startup process is the first
+        to go, and the postmaster the last.
+        """
+        postmaster_id = self.cluster.postmaster_id
+        if postmaster_id is None or not hasattr(
+            os, "pidfd_open"
+        ):  # from Python 3.9 on; otherwise the next tick sees it
+            return
+        for process in (self.startup_process, data_directory.process_id(postmaster_id)):
+            with contextlib.suppress(OSError):
+                if process is not None:
+                    self.loop.add_reader(os.pidfd_open(process), self._end)
+
+    def _end(self) -> None:
+        self.is_ending = True
+
+    def _is_over(self) -> bool:
+        """Return whether it is idle, without its server, promoted, or without a spool."""
+        postmaster_id = self.cluster.postmaster_id
+        is_idle = not self.prefetcher.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
+        is_promoted = postmaster_id is not None and not data_directory.is_still_recovering(self.cluster)
+        is_server_gone = data_directory.current_postmaster_id(self.cluster) != postmaster_id
+        is_cluster_gone = not data_directory.is_same_cluster(self.cluster)
+        return is_idle or is_promoted or is_server_gone or is_cluster_gone or self.spool.is_removed()
+
+    # Clients: calls of restore_command.
+
+    def accept(self) -> None:
+        """Let a client in."""
+        client, _ = self.listener.accept()
+        client.setblocking(False)
+        self.clients[client] = b""
+        self.loop.add_reader(client.fileno(), lambda: self.read_request(client))
+
+    def read_request(self, client: socket.socket) -> None:
+        """Read what a client sends, and handle it when it is a whole line."""
+        if client not in self.clients:  # closed in this very round
+            return
+        try:
+            data = client.recv(ipc.LONGEST)
+        except OSError:
+            data = b""
+        request, end, rest = (self.clients[client] + data).partition(b"\n")
+        self.clients[client] = rest if end else request
+        if end:
+            self.handle_request(client, request)
+        elif not data or len(self.clients[client]) > ipc.LONGEST:
+            self.close_client(client)
+
+    def handle_request(self, client: socket.socket, request: bytes) -> None:
+        """Have the file fetched that a client asks for."""
+        self.last_use = time.monotonic()
+        name, _, fingerprint = request.decode("utf-8", "replace").partition("\t")
+        if fingerprint != self.fingerprint:
+            # End: options or version are others now. Without a reply the client waits
+            # for the lock, and starts another process.
+            debug(f"{name}: asked for with {fingerprint}, not {self.fingerprint}")
+            self._end()
+        elif segment.is_wal_file_name(name):
+            debug(f"{name}: asked for by PostgreSQL")
+            requested_at = self.last_use
+            self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
+        else:
+            self.close_client(client)
+
+    def send_reply(self, client: socket.socket, name: str, requested_at: float, result: FetchResult) -> None:
+        """Tell a client what became of its request."""
+        self.last_use = time.monotonic()
+        self.counters.count_reply(name, result.outcome, result.detail, self.last_use - requested_at)
+        if result.outcome == policy.DELIVERED:
+            self.not_taken.add(name)
+        if result.is_outage:
+            self.spool.record_outage()
+        elif result.outcome != policy.UNKNOWN:
+            self.spool.clear_outage()
+        mode = data_directory.current_mode(self.cluster)
+        reply = ipc.Reply(result.outcome, mode, printable(result.detail), result.is_outage)
+        self._send(client, reply.to_line())
+
+    def send_keepalives(self) -> None:
+        """Tell clients that they wait for a living process."""
+        for client in list(self.clients):
+            self._send(client, b"\n")
+
+    def _send(self, client: socket.socket, data: bytes) -> None:
+        if client in self.clients:
+            try:
+                client.send(data)
+            except OSError:
+                self.close_client(client)
+
+    def close_client(self, client: socket.socket) -> None:
+        """Let a client go."""
+        del self.clients[client]
+        self.loop.remove_reader(client.fileno())
+        client.close()
+
+    def on_taken(self, fifo: int) -> None:
+        """Count segments that were taken.
+
+        Each is a line, with the uptime at which a shell began to wait for it, if it had
+        to.
+        """
+        self.last_use = time.monotonic()
+        for line in os.read(fifo, FIFO_LENGTH).decode("ascii", "replace").splitlines():
+            name, _, since = line.partition(" ")
+            debug(f"{name}: taken")
+            if segment.is_segment_name(name):
+                waited = max(0.0, _uptime() - float(since)) if since else 0.0
+                was_ready = not since and name not in self.not_taken
+                self.counters.count_delivered(name, self.prefetcher.size, was_ready, waited)
+            self.not_taken.discard(name)
+        self.prefetcher.pump()
+
+    def _save_counters(self) -> None:
+        text = self.counters.dump()
+        if text != self.saved_counters:
+            self.spool.save_text(counters.FILE, text)
+            self.saved_counters = text
+
+
+def _uptime() -> float:
+    """Return the uptime as the shell sees it: a container may have one of its own."""
+    with open("/proc/uptime", encoding="ascii") as file:
+        return float(file.read().split()[0])
+
+
+def may_run(cluster: DataDirectory) -> bool:
+    """Return False where process 1 is the postmaster.
+
+    It would inherit the prefetch process, and take its end for a backend's crash.
+    """
+    return cluster.postmaster_id is None or data_directory.process_id(cluster.postmaster_id) != 1
+
+
+def start(config: PrefetchConfig) -> bool:
+    """Start the process, with its socket in place when this returns.
+
+    Returns False when another process is at it. Raises OSError.
+    """
+    if not config.spool.lock():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        config.spool.bind(listener)
+        listener.listen(BACKLOG)
+        startup_process = data_directory.find_startup_process(config.cluster.postmaster_id)
+        child = os.fork()
+        if child == 0:
+            _become_prefetch_process(config, listener, startup_process)
+    os.waitpid(child, 0)
+    return True
+
+
+def _become_prefetch_process(
+    config: PrefetchConfig, listener: socket.socket, startup_process: Optional[int]
+) -> NoReturn:
+    """Never return: nothing here must become the exit status of a restore_command."""
+    try:
+        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.setsid()
+        if os.fork() == 0:
+            # Close what is the server's: whoever waits for the end of its log would
+            # wait for us.
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            config.spool.enter()
+            PrefetchServer(config, listener, startup_process).run()
+    except Stopped:
+        pass
+    except BaseException as error:
+        report_internal_error(error)
+    finally:
+        os._exit(0)
+
+
+def _stop(_number: int, _frame: Optional[FrameType]) -> NoReturn:
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped

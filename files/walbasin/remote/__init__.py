@@ -1,0 +1,1 @@
+"""Fetch from a Barman host over ssh."""

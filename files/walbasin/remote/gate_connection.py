@@ -1,0 +1,260 @@
+"""Speak the gate's protocol over one ssh connection: requests out, answers in.
+
+No request waits for the round trip of the one before.
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import subprocess
+import time
+from collections import deque
+from typing import Callable, Deque, Iterable, Optional, Protocol
+
+from walbasin.remote import ssh
+from walbasin.remote.errors import (
+    ConnectionLost,
+    HostUnreachable,
+    NotInArchive,
+    ReadTimeout,
+    RemoteError,
+)
+from walbasin.remote.ssh import Remote
+from walbasin.wal import compression, protocol
+from walbasin.wal.compression import IncomingFile
+from walbasin.wal.segment import InvalidWal
+
+# Bytes that are read at a time, and that the pipe from ssh holds.
+CHUNK = 256 * 1024
+PIPE_SIZE = 1024 * 1024
+# fcntl.h; Python's fcntl has it from 3.10 on.
+F_SETPIPE_SZ = 1031
+# Seconds that one connection may take before others, and clients, have their turn: the
+# pipe of a fast network is never empty before a slow disk.
+LONGEST_TURN = 0.25
+# Bytes that a shell on the other side may print before the gate does.
+LONGEST_BANNER = 64 * 1024
+
+
+class FetchHandler(Protocol):
+    """Be who asked for file `name`, and take what comes."""
+
+    name: str
+    incoming: IncomingFile
+
+    def on_first_byte(self) -> None:
+        """Note that the file has begun to arrive."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises InvalidWal, OSError."""
+
+    def on_complete(self, error: Optional[Exception]) -> None:
+        """Note that all has arrived (error is None), or what went wrong."""
+
+
+class NoGate(Exception):
+    """Say that the Barman host has no gate that speaks our protocol; the text is its output."""
+
+
+class GateConnection(ssh.Connection):
+    """Be one ssh connection to the gate.
+
+    on_lost is called once with why it has ended, before its requests end.
+    """
+
+    def __init__(
+        self, remote: Remote, opening: protocol.Opening, on_lost: "Callable[[GateConnection, Exception], None]"
+    ) -> None:
+        """Start ssh. Raises FetchError when that fails."""
+        super().__init__(remote, protocol.opening_line(opening), stdin=subprocess.PIPE)
+        self.is_open = False
+        # Seconds from the first request to the first byte of its answer.
+        self.round_trip = math.inf
+        # Of the answer that is awaited: since when, and how many bytes of it are here.
+        self.awaits_since = 0.0
+        self.arrived = 0
+        # Of the last answer that brought a file: when it ended, and its bytes a second.
+        self.answered_at = 0.0
+        self.rate = 0.0
+        self._first_request_at = 0.0
+        self._on_lost = on_lost
+        self._pending: Deque[FetchHandler] = deque()
+        self._buffer = b""
+        # Of the frame that is being read: its kind, and the bytes that are still to come.
+        self._kind = b""
+        self._left = 0
+        self._has_first_byte = False
+        self._error: Optional[Exception] = None
+        os.set_blocking(self.stdout, False)
+        with contextlib.suppress(OSError):  # beyond a limit of the user's; the default does as well
+            fcntl.fcntl(self.stdout, F_SETPIPE_SZ, PIPE_SIZE)
+
+    def __len__(self) -> int:
+        """Return how many requests wait for their answers."""
+        return len(self._pending)
+
+    def request(self, handler: FetchHandler) -> None:
+        """Ask for a file."""
+        self._pending.append(handler)
+        if len(self._pending) == 1:
+            self.touch()
+            self._await_next()
+        if self.is_open:
+            self._send([handler])
+
+    def _await_next(self) -> None:
+        self.awaits_since, self.arrived = time.monotonic(), 0
+
+    def _send(self, handlers: Iterable[FetchHandler]) -> None:
+        self._first_request_at = self._first_request_at or time.monotonic()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its end will be noticed on the other pipes, with its cause
+            os.write(self.process.stdin.fileno(), b"".join(protocol.request_line(each.name) for each in handlers))
+
+    def touch(self) -> None:
+        if self.is_open:
+            super().touch()
+        if self.is_open and not self._pending:
+            self.deadline = math.inf  # the gate has nothing to say; ssh's own keepalive notices a dead host
+
+    def receive_stdout(self) -> bool:
+        """Read what is there. Return False at the end.
+
+        Raises FetchError when what comes is not our protocol.
+        """
+        self.touch()
+        end = time.monotonic() + LONGEST_TURN
+        try:
+            while self._read_step():
+                if time.monotonic() > end and not self._buffer:
+                    return True
+        except BlockingIOError:
+            return True
+        return False
+
+    def _read_step(self) -> bool:
+        """Read the next piece. Return False at the end of the connection.
+
+        Raises BlockingIOError, FetchError.
+        """
+        if not self.is_open:
+            return self._read_greeting()
+        if not self._left:
+            return self._read_header()
+        return self._read_content() if self._kind == protocol.DATA else self._read_error()
+
+    def _read_greeting(self) -> bool:
+        data = os.read(self.stdout, CHUNK)
+        self._buffer += data
+        _banner, greeting, rest = self._buffer.partition(protocol.GREETING + b"\n")
+        if greeting:
+            self._buffer = rest
+            self.is_open = self.has_answered = True
+            self._await_next()
+            if self._pending:
+                self._send(self._pending)
+        elif len(self._buffer) > LONGEST_BANNER:
+            raise RemoteError(f"{self.remote.host} said too much before its gate did")
+        return bool(data)
+
+    def _read(self, most: int) -> bytes:
+        if self._buffer:
+            data, self._buffer = self._buffer[:most], self._buffer[most:]
+            return data
+        return os.read(self.stdout, most)
+
+    def _fill(self, length: int) -> bool:
+        """Have `length` bytes in the buffer. Return False at the end of the connection.
+
+        Read no more than that, so that what follows can be spliced.
+        """
+        while len(self._buffer) < length:
+            data = os.read(self.stdout, length - len(self._buffer))
+            if not data:
+                return False
+            self._buffer += data
+        return True
+
+    def _read_header(self) -> bool:
+        if not self._fill(protocol.HEADER.size):
+            return False
+        if self.round_trip == math.inf:
+            self.round_trip = time.monotonic() - self._first_request_at
+        self._kind, self._left = protocol.HEADER.unpack_from(self._buffer)
+        self._buffer = self._buffer[protocol.HEADER.size :]
+        limits = {protocol.ERROR: protocol.LONGEST_ERROR, protocol.DATA: compression.LONGEST}
+        if self._kind not in protocol.FRAMES or self._left > limits.get(self._kind, 0) or not self._pending:
+            raise RemoteError(f"the gate on {self.remote.host} answered what was not asked")
+        if self._kind == protocol.END:
+            self._complete(self._error)
+        elif self._kind == protocol.ABSENT:
+            self._complete(NotInArchive())
+        elif self._kind == protocol.DATA and not self._has_first_byte:
+            self._has_first_byte = True
+            self._pending[0].on_first_byte()
+        elif self._kind == protocol.ERROR and not self._left:
+            self._complete(RemoteError(f"the gate on {self.remote.host} failed"))
+        return True
+
+    def _read_content(self) -> bool:
+        """Read some bytes of the file that is arriving.
+
+        Read a file to its end even when it cannot be used: the next answer is behind it.
+        """
+        incoming = self._pending[0].incoming
+        try:
+            moved = None if self._buffer or self._error else incoming.splice(self.stdout, self._left)
+            if moved is None:
+                data = self._read(min(self._left, CHUNK))
+                moved = len(data)
+                self._count(moved)
+                if data and self._error is None:
+                    incoming.write(data)
+                return bool(data)
+            self._count(moved)
+            return moved > 0
+        except BlockingIOError:
+            raise
+        except (InvalidWal, OSError) as error:
+            self._error = error
+            return True
+
+    def _count(self, moved: int) -> None:
+        self._left -= moved
+        self.arrived += moved
+
+    def _read_error(self) -> bool:
+        if not self._fill(self._left):
+            return False
+        text, self._buffer, self._left = self._buffer[: self._left], self._buffer[self._left :], 0
+        cause = ssh.printable(text.decode("utf-8", "replace"))
+        self._complete(RemoteError(f"the gate on {self.remote.host} cannot serve it: {cause}"))
+        return True
+
+    def _complete(self, error: Optional[Exception]) -> None:
+        """Hand the awaited answer over, and await the next one."""
+        self._has_first_byte, self._error = False, None
+        if self.arrived:
+            self.answered_at = time.monotonic()
+            self.rate = self.arrived / max(self.answered_at - self.awaits_since, 0.001)
+        self._await_next()
+        self._pending.popleft().on_complete(error)
+        self.touch()
+
+    def result_of(self, status: int) -> Exception:
+        if not self.is_open and status != ssh.SSH_FAILED and status >= 0:
+            output = self.stderr.strip().splitlines()[-1:] or [f"status {status}"]
+            return NoGate(f"no gate answers on {self.remote.host} ({ssh.printable(output[0])})")
+        if status == 0:
+            return RemoteError(f"the gate on {self.remote.host} ended the connection")
+        return super().result_of(status) or RemoteError("")
+
+    def end(self, error: Optional[Exception]) -> None:
+        cause = error or RemoteError(f"the gate on {self.remote.host} ended the connection")
+        self._on_lost(self, cause)
+        # Do not ask again for what has waited until the time limit: the next connection
+        # could be silent as well.
+        is_final = isinstance(cause, (HostUnreachable, ReadTimeout))
+        for handler in self._pending:
+            handler.on_complete(cause if is_final else ConnectionLost(str(cause)))

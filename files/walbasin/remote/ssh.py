@@ -1,0 +1,348 @@
+"""Run ssh to the Barman host: several side by side, and a limit to every wait."""
+
+import contextlib
+import math
+import os
+import re
+import selectors
+import subprocess
+import time
+from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Set
+
+from walbasin.local.debug import debug
+from walbasin.remote.errors import (
+    ConnectionLost,
+    FetchError,
+    HostUnreachable,
+    NotInArchive,
+    ReadTimeout,
+    RemoteError,
+)
+from walbasin.wal import segment
+
+# Seconds: to connect, without a sign of life, and for the end of a former master.
+CONNECT_LIMIT = 10
+SILENCE_LIMIT = 30
+FORMER_LIMIT = 2
+# Connections. sshd drops some at random from the eleventh unauthenticated one on
+# (MaxStartups 10:30:100).
+MOST_CONNECTIONS = 8
+# Bytes that are read at a time, and kept of stderr.
+CHUNK = 1 << 20
+STDERR_KEPT = 4096
+# ssh's own failures; a remote command that ends so cannot be told from them.
+SSH_FAILED = 255
+# What ssh adds on stderr when it is verbose, around what matters.
+CHATTER = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: ")
+
+
+class Remote(NamedTuple):
+    """Hold where Barman is, and as whom to go there."""
+
+    host: str
+    user: str = "barman"
+    port: Optional[int] = None
+    ssh_config: Optional[str] = None
+
+
+def ssh_command(remote: Remote, command_line: str, verbose: bool = False, control: Optional[str] = None) -> List[str]:
+    """Return the argument vector of one session that runs a command line.
+
+    An empty one makes a master for `control` instead: the socket of a connection of ours
+    that several sessions share. Keep the user's own sharing out: a master started by it
+    would hold our stderr open for ever, and a dead one would answer for a living host.
+    """
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_LIMIT,
+        "ServerAliveInterval": SILENCE_LIMIT // 3,
+        "ServerAliveCountMax": 3,
+        "ControlMaster": "no" if command_line else "yes",
+        "ControlPath": control or "none",
+        "ControlPersist": "no",
+        "ClearAllForwardings": "yes",
+        "RemoteCommand": "none",
+        "LogLevel": "DEBUG1" if verbose else "ERROR",
+    }
+    command = ["ssh", "-T", "-x", "-a"]
+    if remote.ssh_config is not None:
+        command += ["-F", remote.ssh_config]
+    for name, value in options.items():
+        command += ["-o", f"{name}={value}"]
+    if remote.port is not None:
+        command += ["-p", str(remote.port)]
+    if not command_line:
+        command.append("-N")
+    return [*command, "-l", remote.user, "--", remote.host, *([command_line] if command_line else [])]
+
+
+def printable(text: str) -> str:
+    """Return another host's words fit for one line of a log."""
+    return "".join(char if char.isprintable() else " " for char in text).strip()[:300]
+
+
+def error_from_exit(status: int, stderr: str, host: str, has_answered: bool = False) -> FetchError:
+    """Return why a session failed that ended with `status` (negative: a signal).
+
+    stderr: its output there. has_answered: whether something had come before.
+    """
+    lines = [line for line in map(printable, stderr.splitlines()) if line and not CHATTER.match(line)]
+    output = lines[-1] if lines else "it ended without a word"
+    if status == SSH_FAILED:
+        failed = f"ssh to {host} failed: {output}"
+        return ConnectionLost(failed) if has_answered else HostUnreachable(failed)
+    if status < 0:
+        return FetchError(f"ssh to {host} was killed by signal {-status}")
+    if status == 127:
+        return RemoteError(f"barman is not in the PATH that ssh gives on {host}: {output}")
+    return RemoteError(f"barman get-wal on {host} ended with status {status}: {output}")
+
+
+class Connection:
+    """Be an ssh that runs, with a limit to its silence. Subclasses say what it is for."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        command_line: str,
+        on_stderr: Optional[Callable[[str], None]] = None,
+        control: Optional[str] = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
+        """Start ssh. Raises FetchError when that fails."""
+        self.remote = remote
+        self.on_stderr = on_stderr
+        self.stderr = ""
+        self.has_answered = False
+        command = ssh_command(remote, command_line, verbose=on_stderr is not None, control=control)
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+            )
+        except OSError as error:
+            raise FetchError(f"cannot start ssh: {error.strerror}") from error
+        debug(f"ssh {self.process.pid} to {remote.host} starts: {command_line or 'a shared connection'}")
+        assert self.process.stdout and self.process.stderr
+        self.stdout = self.process.stdout.fileno()
+        self.descriptors = (self.stdout, self.process.stderr.fileno())
+        # The limit to connect is ssh's; a host that has accepted may still be silent.
+        self.last_sign = time.monotonic()
+        self.deadline = self.last_sign + CONNECT_LIMIT + SILENCE_LIMIT
+
+    def receive(self, descriptor: int) -> bool:
+        """Read what is there. Return False at the end of that pipe."""
+        if descriptor == self.stdout:
+            return self.receive_stdout()
+        data = os.read(descriptor, CHUNK)
+        self.touch()
+        text = data.decode("utf-8", "replace")
+        self.stderr = (self.stderr + text)[-STDERR_KEPT:]
+        if self.on_stderr is not None:
+            self.on_stderr(text)
+        return bool(data)
+
+    def touch(self) -> None:
+        """Note that the other side is alive."""
+        self.last_sign = time.monotonic()
+        self.deadline = self.last_sign + SILENCE_LIMIT
+
+    def receive_stdout(self) -> bool:
+        """Read what is there. Return False at the end."""
+        raise NotImplementedError
+
+    def end(self, error: Optional[Exception]) -> None:
+        """Take note of the end, once. error: what `result` says, or why it was aborted."""
+        raise NotImplementedError
+
+    def result(self) -> Optional[Exception]:
+        """Return None when the remote command ended well, after both pipes have ended."""
+        try:
+            status = self.process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return self.timeout_error()
+        return self.result_of(status)
+
+    def result_of(self, status: int) -> Optional[Exception]:
+        """Return None for a good exit status, else what went wrong."""
+        return error_from_exit(status, self.stderr, self.remote.host, self.has_answered)
+
+    def timeout_error(self) -> FetchError:
+        """Return the error of a connection that was silent for too long."""
+        if self.has_answered:
+            return ReadTimeout(f"{self.remote.host} said nothing for {SILENCE_LIMIT} seconds")
+        return HostUnreachable(f"{self.remote.host} said nothing for {CONNECT_LIMIT + SILENCE_LIMIT} seconds")
+
+    def close(self) -> None:
+        """End ssh, and reap it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        debug(f"ssh {self.process.pid} ended with {self.process.wait()}")
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class RemoteCommand(Protocol):
+    """Be something that is run on another host."""
+
+    def command_line(self) -> str:
+        """Return what goes to the shell there."""
+
+    def means_absent(self, status: int, stderr: str) -> bool:
+        """Return whether its end means that there is no such file."""
+
+
+class Session(Connection):
+    """Run one remote command, `barman get-wal` as a rule.
+
+    on_end is called once, with None after success or with what went wrong. Whatever
+    on_data raises ends the session.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        command: RemoteCommand,
+        on_data: Callable[[bytes], None],
+        on_end: Callable[[Optional[Exception]], None],
+        *,
+        on_stderr: Optional[Callable[[str], None]] = None,
+        control: Optional[str] = None,
+    ) -> None:
+        super().__init__(remote, command.command_line(), on_stderr, control)
+        self.command = command
+        self.on_data = on_data
+        self.on_end = on_end
+
+    def receive_stdout(self) -> bool:
+        data = os.read(self.stdout, CHUNK)
+        if data:
+            self.touch()
+            self.has_answered = True
+            self.on_data(data)
+        return bool(data)
+
+    def result_of(self, status: int) -> Optional[Exception]:
+        if status == 0:
+            return None
+        if self.command.means_absent(status, self.stderr):
+            return NotInArchive()
+        return super().result_of(status)
+
+    def end(self, error: Optional[Exception]) -> None:
+        self.on_end(error)
+
+
+class ControlMaster(Connection):
+    """Be the connection that several sessions share, through a socket.
+
+    on_lost is called once, when it has ended.
+    """
+
+    def __init__(self, remote: Remote, control: str, on_lost: Callable[[Exception], None]) -> None:
+        """Start it, and end the master of a killed process. Raises FetchError."""
+        if os.path.lexists(control):
+            _end_former(control)
+        super().__init__(remote, "", control=control)
+        self._control = control
+        self._on_lost = on_lost
+
+    def is_ready(self) -> bool:
+        """Return whether sessions may start: ssh makes the socket when it was let in."""
+        if not self.has_answered and os.path.exists(self._control):
+            self.has_answered = True
+            self.deadline = math.inf  # ssh's own keepalive notices a dead host
+        return self.has_answered
+
+    def receive_stdout(self) -> bool:
+        return bool(os.read(self.stdout, CHUNK))
+
+    def end(self, error: Optional[Exception]) -> None:
+        self._on_lost(error or RemoteError(f"{self.remote.host} ended the connection"))
+
+
+def _end_former(control: str) -> None:
+    """End the master of a process that was killed: nothing it waits for ended with that."""
+    command = ["ssh", "-F", "none", "-o", f"ControlPath={control}", "-O", "exit", "--", "former"]
+    null = subprocess.DEVNULL
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, stdin=null, stdout=null, stderr=null, timeout=FORMER_LIMIT, check=False)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(control)
+
+
+class EventLoop:
+    """Wait for all connections of a process, and for whatever else is readable.
+
+    Leaving the block ends what is still there.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._open: Dict[Connection, Set[int]] = {}
+
+    def __enter__(self) -> "EventLoop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in list(self._open):
+            self.abort(connection)
+        self._selector.close()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: Connection) -> None:
+        """Wait for a connection as well."""
+        self._open[connection] = set(connection.descriptors)
+        for descriptor in connection.descriptors:
+            self._selector.register(descriptor, selectors.EVENT_READ, connection)
+
+    def add_reader(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        """Call back whenever there is something to read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, on_readable)
+
+    def remove_reader(self, descriptor: int) -> None:
+        """Undo add_reader."""
+        self._selector.unregister(descriptor)
+
+    def run_once(self, limit: float = SILENCE_LIMIT) -> None:
+        """Wait for the next event, `limit` seconds at most, and handle it."""
+        nearest = min((connection.deadline for connection in self._open), default=math.inf) - time.monotonic()
+        for key, _ in self._selector.select(max(0.0, min(nearest, limit))):
+            if not isinstance(key.data, Connection):
+                key.data()
+            elif key.data in self._open:
+                self._receive(key.data, key.fd)
+        for connection in [one for one in self._open if one.deadline <= time.monotonic()]:
+            self.finish(connection, connection.timeout_error())
+
+    def run_until(self, is_done: Callable[[], bool]) -> None:
+        """Handle events until it is done, or until no connection is left."""
+        while self._open and not is_done():
+            self.run_once()
+
+    def _receive(self, connection: Connection, descriptor: int) -> None:
+        try:
+            is_open = connection.receive(descriptor)
+        except (FetchError, segment.InvalidWal, OSError) as error:
+            self.finish(connection, error)
+            return
+        if not is_open and connection in self._open:
+            self._selector.unregister(descriptor)
+            self._open[connection].discard(descriptor)
+            if not self._open[connection]:
+                self.finish(connection, connection.result())
+
+    def finish(self, connection: Connection, error: Optional[Exception]) -> None:
+        """End a connection, and tell it what went wrong, if anything did."""
+        self.abort(connection)
+        connection.end(error)
+
+    def abort(self, connection: Connection) -> None:
+        """End a connection without telling it."""
+        for descriptor in self._open.pop(connection):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(descriptor)
+        connection.close()

@@ -1,0 +1,1 @@
+"""Know WAL: names, headers, compression and the protocol. Pure, on both hosts."""

@@ -1,0 +1,156 @@
+"""Name and verify WAL segments and timeline history files.
+
+Layouts are those of PostgreSQL's src/include/access/xlog_internal.h and
+src/backend/access/transam/timeline.c, the same from version 10 to 18.
+"""
+
+import struct
+from typing import List, Optional, Tuple
+
+HEXADECIMAL = "0123456789ABCDEF"
+# Bytes.
+MIB = 1024 * 1024
+DEFAULT_SIZE = 16 * MIB
+SMALLEST, LARGEST = 1 * MIB, 1024 * MIB
+# Bytes of WAL that share the middle eight digits of a segment's name.
+LOG_SIZE = 1 << 32
+# Bytes of a history file, more than any real one has.
+HISTORY_LIMIT = 1 * MIB
+
+# XLogLongPageHeaderData: magic, info, timeline, page address, remaining length,
+# (alignment), system identifier, segment size, block size. WAL is written in the
+# byte order of its machine, and only read on the same kind.
+LONG_HEADER = struct.Struct("=HHIQI4xQII")
+# XLP_FIRST_IS_CONTRECORD, XLP_LONG_HEADER, and all flags that there are.
+IS_CONTINUATION, HAS_LONG_HEADER = 0x0001, 0x0002
+FLAGS = 0x000F
+BLOCK_SIZES = [1 << power for power in range(10, 17)]
+# Every release changes the low byte; 10 to 18 run from 0xD097 to 0xD118.
+MAGIC_RANGE = range(0xD000, 0xE000)
+
+
+class InvalidWal(Exception):
+    """Say that what came is not the file that was asked for; the text says why."""
+
+
+def is_segment_name(name: str) -> bool:
+    """Return whether a name has the 24 hexadecimal digits of a WAL segment.
+
+    >>> is_segment_name("00000001000000000000000A"), is_segment_name("00000002.history")
+    (True, False)
+    """
+    return len(name) == 24 and not name.strip(HEXADECIMAL)
+
+
+def is_history_name(name: str) -> bool:
+    """Return whether a name is NNNNNNNN.history.
+
+    >>> is_history_name("00000002.history"), is_history_name("2.history")
+    (True, False)
+    """
+    return len(name) == 16 and name.endswith(".history") and not name[:8].strip(HEXADECIMAL)
+
+
+def is_wal_file_name(name: str) -> bool:
+    """Return whether a name is one of those that are fetched: a segment or a history file."""
+    return is_segment_name(name) or is_history_name(name)
+
+
+def timeline(name: str) -> int:
+    """Return the timeline of a segment or history file.
+
+    >>> timeline("0000000200000000000000FF"), timeline("0000000A.history")
+    (2, 10)
+    """
+    return int(name[:8], 16)
+
+
+def segment_number(name: str, size: int) -> int:
+    """Return how many segments of `size` bytes lie before this one.
+
+    >>> segment_number("000000010000000100000000", 16 * MIB)
+    256
+    """
+    return int(name[8:16], 16) * (LOG_SIZE // size) + int(name[16:24], 16)
+
+
+def segment_name(timeline_id: int, number: int, size: int) -> str:
+    """Return the name of segment `number` (see segment_number) on a timeline.
+
+    >>> segment_name(1, 256, 16 * MIB)
+    '000000010000000100000000'
+    """
+    log, low = divmod(number, LOG_SIZE // size)
+    return f"{timeline_id:08X}{log:08X}{low:08X}"
+
+
+def verify_segment(name: str, header: bytes, length: int, system_identifier: Optional[int]) -> int:
+    """Return the segment size in bytes that a valid segment's header gives.
+
+    header: the first bytes of the file; length: its size in bytes; system_identifier:
+    the cluster's, or None where it is not known.
+    Raises InvalidWal unless the file is segment `name` of this cluster.
+    """
+    if len(header) < LONG_HEADER.size:
+        raise InvalidWal(f"{length} bytes, too short for a WAL segment{_first_bytes(header)}")
+    magic, info, page_timeline, address, remaining, origin, size, block_size = LONG_HEADER.unpack_from(header)
+    if magic not in MAGIC_RANGE or not info & HAS_LONG_HEADER:
+        raise InvalidWal(f"it does not begin with a WAL page header{_first_bytes(header)}")
+    # The flag and the remaining length belong together: the rest of a record of the
+    # page before comes first exactly when the flag says so.
+    if info & ~FLAGS or bool(info & IS_CONTINUATION) != bool(remaining) or block_size not in BLOCK_SIZES:
+        raise InvalidWal(f"its first page header is damaged{_first_bytes(header)}")
+    if size & (size - 1) or not SMALLEST <= size <= LARGEST:
+        raise InvalidWal(f"its header gives an impossible segment size, {size} bytes")
+    if length != size:
+        raise InvalidWal(f"{length} bytes where a segment has {size}")
+    if address != segment_number(name, size) * size:
+        position = f"{address >> 32:X}/{address & 0xFFFFFFFF:X}"
+        raise InvalidWal(f"its first page belongs at {position}, which is another segment")
+    if page_timeline > timeline(name):
+        raise InvalidWal(f"it was written on timeline {page_timeline}, newer than its name")
+    if system_identifier is not None and origin != system_identifier:
+        raise InvalidWal(f"it is of another cluster (system identifier {origin}, ours is {system_identifier})")
+    return int(size)
+
+
+def _first_bytes(content: bytes) -> str:
+    """Show what was there instead: a login message is recognised at a glance."""
+    return f" (first bytes: {content[:16]!r})" if content else ""
+
+
+def parse_history(name: str, text: bytes) -> List[Tuple[int, int]]:
+    """Return the (parent timeline, switch LSN) pairs of a history file, oldest first.
+
+    Raises InvalidWal.
+
+    >>> parse_history("00000003.history", b"1\\t0/3000000\\tno reason\\n2\\t0/5000000\\t\\n")
+    [(1, 50331648), (2, 83886080)]
+    """
+    switches: List[Tuple[int, int]] = []
+    if len(text) > HISTORY_LIMIT:
+        raise InvalidWal(f"longer than any timeline history, which have {HISTORY_LIMIT} bytes at most")
+    for line in text.decode("utf-8", "replace").split("\n"):
+        fields = line.split(None, 2)
+        if not fields or fields[0].startswith("#"):
+            continue
+        try:
+            parent, (high, low) = _unsigned(fields[0], 10), (_unsigned(part, 16) for part in fields[1].split("/"))
+        except (ValueError, IndexError):
+            raise InvalidWal(f"not a timeline history: {line[:60]!r}") from None
+        if not (switches[-1][0] if switches else 0) < parent < timeline(name):
+            raise InvalidWal(f"timeline {parent} cannot be an ancestor here: {line[:60]!r}")
+        switches.append((parent, (high << 32) + low))
+    if not switches:
+        raise InvalidWal("a timeline history without a single entry")
+    return switches
+
+
+def _unsigned(text: str, base: int) -> int:
+    """Return an unsigned number of 32 bits, as C reads it. Raises ValueError."""
+    if not text.isascii() or not text.isalnum() or len(text) > 10:
+        raise ValueError
+    number = int(text, base)
+    if number >> 32:
+        raise ValueError
+    return number

@@ -1,0 +1,80 @@
+"""barman-wal-restore -t, the probe that a person or a timer calls."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import wal_builder
+from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import give
+from tests.support.standby import Standby
+
+from .conftest import Primary
+
+
+@pytest.mark.parametrize(("host", "kind"), [("gate", "barman-wal-gate"), ("stock", "no gate")])
+def test_minus_t_tells_every_step(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, kind: str
+) -> None:
+    newest = angus.segments[5]
+    (chris.data / "pg_wal" / newest).write_bytes(wal(newest))
+    give(chris.data)
+    call = chris.fetch("test", "-t", host=host, destination="pg_wal/test")
+    assert (call.status, call.stderr) == (0, "")
+    steps = [re.split(r"  +", line)[1] for line in call.stdout.splitlines()]
+    assert steps == ["connection", "host key", "key", "server", "segment", "spool"]
+    assert all(re.search(r"\d\.\d{3} s", line) for line in call.stdout.splitlines())
+    assert kind in call.stdout
+    assert f"{newest} fetched and verified: 16 MiB" in call.stdout
+    assert chris.pg_wal() == [newest], "nothing is delivered"
+
+
+def test_minus_t_goes_back_to_a_segment_that_is_archived(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    archived, not_yet = angus.segments[-1], "0000000100000000000000F0"
+    (chris.data / "pg_wal" / archived).write_bytes(wal(archived))
+    (chris.data / "pg_wal" / not_yet).write_bytes(
+        wal_builder.build_segment(not_yet, angus.system_identifier, SEGMENT_SIZE)
+    )
+    give(chris.data)
+    call = chris.fetch("test", "-t", destination="pg_wal/test")
+    assert call.status == 0
+    assert archived in call.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "trouble", "cause"),
+    [
+        ("refused", "angus", "", "Connection refused"),
+        ("changed", "angus", "", "Host key verification failed"),
+        ("stranger", "angus", "", "Permission denied"),
+        ("stock", "nosuch", "", "nosuch"),
+        ("gate", "nosuch", "", "server 'nosuch'"),
+        ("stock", "angus", "no segment", "no segment in pg_wal"),
+        ("stock", "angus", "not archived", "0000000100000000000000F0 is there"),
+        ("stock", "angus", "another cluster", "another cluster"),
+        ("stock", "angus", "spool", "spool"),
+    ],
+)
+def test_minus_t_names_the_cause(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, server: str, trouble: str, cause: str
+) -> None:
+    name = "0000000100000000000000F0" if trouble == "not archived" else angus.segments[5]
+    if trouble == "not archived":
+        (chris.data / "pg_wal" / name).write_bytes(
+            wal_builder.build_segment(name, angus.system_identifier, SEGMENT_SIZE)
+        )
+    elif trouble == "another cluster":
+        control = chris.data / "global" / "pg_control"
+        control.write_bytes(wal_builder.number(wal_builder.FOREIGN, 8) + bytes(8184))
+    elif trouble != "no segment":
+        (chris.data / "pg_wal" / name).write_bytes(wal(name))
+    if trouble == "spool":
+        chris.spool.touch()
+    give(chris.data)
+    asked = name if trouble == "another cluster" else "test"
+    call = chris.fetch(asked, "-t", host=host, server=server, destination="pg_wal/test")
+    assert call.status == 2
+    assert cause in call.lines[-1]

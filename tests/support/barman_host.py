@@ -1,0 +1,319 @@
+"""A Barman host: a real sshd on loopback, a real Barman behind it, and ways to disturb the two."""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_port, give, start, wait_until
+
+FILES = Path(__file__).parents[2] / "files"
+
+# With the gate on the far side, and with stock Barman alone.
+both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
+
+# Every request is noted. `drop` holds names: one for each connection that shall break when it asks for that file.
+# `hold` holds the name of a file whose answer begins, and goes on when that is taken back.
+BARMAN = """#!/bin/sh
+cd {folder}
+for word; do name=$word; done
+echo "$*" >>requests
+case " $* " in *" --peek "*) exec {barman} -c {folder}/barman.conf "$@" ;; esac
+if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/comm; then
+    sed -i 1d drop
+    kill -9 $PPID
+    exit
+fi
+if [ "$(cat hold 2>/dev/null)" = "$name" ]; then
+    {barman} -c {folder}/barman.conf "$@" | {{
+        head -c 1000000
+        while [ "$(cat hold 2>/dev/null)" = "$name" ]; do sleep 0.05; done
+        cat
+    }}
+    exit
+fi
+exec {barman} -c {folder}/barman.conf "$@"
+"""
+
+# As `barman` in the ssh key's own words: whatever comes, it says and ends with what the test has written down.
+LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
+
+# SHLVL: Debian's bash reads ~/.bashrc for each command that ssh brings; barman's is short, and ours here may not be.
+SSHD = """
+Port {port}
+Port {talkative}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PermitRootLogin prohibit-password
+PidFile none
+MaxStartups 100
+Subsystem sftp internal-sftp
+SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
+Match LocalPort {talkative}
+    PasswordAuthentication yes
+    Banner {folder}/banner
+"""
+
+SERVER = """
+[{name}]
+description = {name}
+conninfo = host=127.0.0.1 port={port} user={user} dbname=postgres
+backup_method = postgres
+streaming_conninfo = host=127.0.0.1 port={port} user={user} dbname=postgres
+archiver = on
+"""
+
+CLIENT = """
+Host {alias}
+    HostName 127.0.0.1
+    Port {port}
+    IdentityFile {key}
+    UserKnownHostsFile {known_hosts}
+"""
+
+# The first of the role's ciphers.
+COMMON = """
+Host *
+    Ciphers aes128-gcm@openssh.com
+    IdentitiesOnly yes
+    IdentityAgent none
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+"""
+
+STOCK_CLIENT = """#!{python}
+import os
+import sys
+from barman.clients.walrestore import main
+os.environ["PATH"] = "{folder}:" + os.environ["PATH"]
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+# What is behind each of them, _authorize says; `stranger` is not known.
+KEYS = ("gate", "stock", "liar", "greeter", "stranger")
+
+
+class BarmanHost:
+    """`gate` and `stock` are the names of the two kinds of Barman host for ssh; a handful of others has faults."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.client = folder / "client"
+        self.port = free_port()
+        self.talkative_port = free_port()
+        self.primary_port = free_port()
+        self.servers: list[str] = []
+        for each in (folder, self.home, self.client, folder / "bin", folder / "barman.d"):
+            each.mkdir(mode=0o755)
+        self._write_barman()
+        self._write_keys()
+        self._sshd: subprocess.Popen[str] | None = None
+
+    def _write_barman(self) -> None:
+        wrapper = self.folder / "bin" / "barman"
+        wrapper.write_text(BARMAN.format(folder=self.folder, barman=VENV / "barman"))
+        wrapper.chmod(0o755)
+        (self.folder / "barman.conf").write_text(
+            f"[barman]\nbarman_user = {ME}\nbarman_home = {self.home}\nlog_file = {self.home}/barman.log\n"
+            f"configuration_files_directory = {self.folder}/barman.d\n"
+        )
+        install(self.folder / "lib")
+
+    def _write_keys(self) -> None:
+        for key in ("host_key", "other_host_key", *(f"client/{name}" for name in KEYS)):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key], check=True)
+        self._host_key, other = ((self.folder / f"{key}.pub").read_text() for key in ("host_key", "other_host_key"))
+        (self.client / "known_hosts").write_text(
+            "".join(f"[127.0.0.1]:{port} {self._host_key}" for port in (self.port, self.talkative_port))
+        )
+        (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
+        # Bound, so that nobody else is there, and not listening.
+        self._refusing = socket.socket()
+        self._refusing.bind(("127.0.0.1", 0))
+        self._write_client("ssh_config", self.port)
+        self._write_client("unplugged", self._refusing.getsockname()[1])
+        give(self.client)
+        self._authorize()
+
+    def _write_client(self, name: str, port: int) -> None:
+        """An ssh_config; `unplugged` is one in which no host answers, so that what is delivered was there before."""
+        aliases = {
+            **{key: (port, key, "known_hosts") for key in KEYS},
+            "prompting": (self.talkative_port, "stranger", "known_hosts"),
+            "bannered": (self.talkative_port, "gate", "known_hosts"),
+            "changed": (port, "stock", "other_hosts"),
+            "refused": (self._refusing.getsockname()[1], "stock", "known_hosts"),
+        }
+        text = "".join(
+            CLIENT.format(alias=alias, port=port, key=self.client / key, known_hosts=self.client / known_hosts)
+            for alias, (port, key, known_hosts) in aliases.items()
+        )
+        (self.client / name).write_text(text + COMMON)
+
+    def _authorize(self) -> None:
+        """The gate's key is for all servers there are; sshd reads the file at every connection."""
+
+        def public(name: str) -> str:
+            return (self.client / f"{name}.pub").read_text()
+
+        servers = " ".join(self.servers) or "none"
+        gate = f"{self.folder}/lib/barman-wal-gate --config {self.folder}/barman.conf {servers}"
+        liar = LIAR.format(folder=self.folder).replace('"', r"\"")
+        (self.folder / "authorized_keys").write_text(
+            f'restrict,from="127.0.0.1",command="{gate}" {public("gate")}'
+            f"{public('stock')}"
+            f'command="{liar}" {public("liar")}'
+            f'command="echo Welcome to the Barman host; {gate}" {public("greeter")}'
+        )
+
+    def start(self) -> None:
+        if IS_ROOT:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        configuration = self.folder / "sshd_config"
+        (self.folder / "banner").write_text("Authorized use only.\n")
+        configuration.write_text(SSHD.format(port=self.port, talkative=self.talkative_port, folder=self.folder))
+        log = (self.folder / "sshd.log").open("w")
+        self._sshd = start(
+            ["/usr/sbin/sshd", "-D", "-e", "-f", configuration], self.folder, as_postgres=False, stdout=log, stderr=log
+        )
+        wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
+
+    def connections(self) -> set[int]:
+        """The process ids of sshd's own processes, the first of which waits for more."""
+        assert self._sshd is not None
+        found, children = set(), {self._sshd.pid}
+        while children:
+            found |= children
+            files = [Path(f"/proc/{each}/task/{each}/children") for each in children]
+            below = {int(word) for file in files if file.exists() for word in file.read_text().split()}
+            children = {each for each in below if "sshd" in Path(f"/proc/{each}/comm").read_text()}
+        return found - {self._sshd.pid}
+
+    def cpu(self) -> float:
+        """Seconds of CPU of all connections that have ended, with everything that ran in them (proc(5), stat)."""
+        assert self._sshd is not None
+        fields = Path(f"/proc/{self._sshd.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self) -> None:
+        self.calm()
+        self._refusing.close()
+        if self._sshd is not None:
+            self._sshd.terminate()
+            self._sshd.wait(timeout=10)
+
+    def reach_through(self, port: int) -> str:
+        """The name of an ssh_config by which the same hosts are reached at another port."""
+        known_hosts = self.client / "known_hosts"
+        known_hosts.write_text(known_hosts.read_text() + f"[127.0.0.1]:{port} {self._host_key}")
+        self._write_client(f"through-{port}", port)
+        return f"through-{port}"
+
+    def add_server(self, name: str, compression: str = "", port: int | None = None) -> Path:
+        """A server of Barman's, with an empty archive. port: its primary's. Returns the folder of its WAL."""
+        text = SERVER.format(name=name, port=port or self.primary_port, user=POSTGRES)
+        text += f"compression = {compression}\n" if compression else ""
+        (self.folder / "barman.d" / f"{name}.conf").write_text(text)
+        for folder in ("wals", "incoming", "streaming", "base", "errors"):
+            (self.home / name / folder).mkdir(parents=True)
+        self.servers.append(name)
+        self._authorize()
+        return self.home / name / "wals"
+
+    def archive_command(self, server: str, folder: Path) -> str:
+        """A primary's, which makes the file whole in a folder of its own before Barman sees it."""
+        return f"cp %p {folder}/unfinished && mv {folder}/unfinished {self.home / server}/incoming/%f"
+
+    def restore_command(
+        self, fetcher: Path, spool: Path, *options: str, host: str, server: str, ssh_config: str = "ssh_config"
+    ) -> str:
+        """Of a server whose files are fetched from here."""
+        words = [fetcher, "--ssh-config", self.client / ssh_config, "--spool-dir", spool, "-U", ME]
+        return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
+
+    def put(self, server: str, name: str, content: bytes) -> None:
+        """Lay a file into a server's archive, where Barman looks for it."""
+        folder = self.home / server / "wals"
+        if not name.endswith(".history"):
+            folder = folder / name[:16]
+            folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    def file(self, server: str, name: str) -> Path:
+        return next((self.home / server).rglob(name))
+
+    def run_barman(self, *words: str) -> str:
+        done = subprocess.run(
+            [VENV / "barman", "-c", self.folder / "barman.conf", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def lie(self, text: str, status: int) -> None:
+        """What the host `liar` says on stdout, and ends with."""
+        (self.folder / "lie").write_text(text)
+        (self.folder / "status").write_text(str(status))
+
+    def drop(self, wal_name: str, times: int = 1) -> None:
+        """The next connections that ask for this file break."""
+        (self.folder / "drop").write_text(f"{wal_name}\n" * times)
+
+    def dropping(self) -> bool:
+        """Whether there are connections to break yet."""
+        return (self.folder / "drop").read_text() != ""
+
+    def hold(self, wal_name: str) -> None:
+        """The answer to whoever asks Barman for this file begins, and goes on when things are calm again."""
+        (self.folder / "hold").write_text(wal_name)
+
+    def calm(self) -> None:
+        for name in ("drop", "hold"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def requests(self) -> list[str]:
+        """What Barman was asked for since the last call of this."""
+        file = self.folder / "requests"
+        if not file.exists():
+            return []
+        lines = file.read_text().splitlines()
+        file.unlink()
+        return lines
+
+
+def install(folder: Path) -> Path:
+    """What the role installs, in a folder that every user can read, with byte code. Returns the fetcher."""
+    shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "interpreter").write_text(f"{PYTHON}\n")
+    subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)
+    return folder / "barman-wal-restore"
+
+
+def install_stock_client(folder: Path, barman: BarmanHost, ssh_config: str = "ssh_config") -> Path:
+    """The barman-wal-restore of Barman itself, where postgres can read it, with our ssh_config put into its ssh."""
+    folder.mkdir(mode=0o755)
+    packages = next(VENV.parent.glob("lib/python3*/site-packages"))
+    for package in ("barman", "dateutil"):
+        shutil.copytree(packages / package, folder / package)
+    shutil.copy(packages / "six.py", folder)
+    client, ssh = folder / "barman-wal-restore", folder / "ssh"
+    client.write_text(STOCK_CLIENT.format(python=PYTHON, folder=folder))
+    ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {barman.client}/{ssh_config} "$@"\n')
+    for program in (client, ssh):
+        program.chmod(0o755)
+    return client

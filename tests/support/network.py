@@ -1,0 +1,127 @@
+"""A network between ssh and sshd that can be harmed: a TCP relay in a thread of this process."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from typing import NamedTuple
+
+from tests.support.processes import free_port
+from tests.support.relay import CHUNK, Link, carry
+
+# Bytes a second of a connection that crawls.
+CRAWL = 64 << 10
+
+
+class Harm(NamedTuple):
+    """What becomes of a connection when so many bytes have come back over it: "reset", "silence" or "crawl"."""
+
+    kind: str
+    after: int
+
+
+class _Answers(asyncio.StreamReader):
+    """The end of a connection from which its answers are read, and where they can be harmed."""
+
+    def __init__(self, network: "Network", reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        super().__init__()
+        self._is_chosen = bool(network.harmed)
+        if network.harmed:
+            network.harmed -= 1
+        self._network = network
+        self._reader = reader
+        self._near = near
+        self._count = 0
+
+    async def read(self, most: int = CHUNK) -> bytes:
+        harm = self._network.harm if self._is_chosen or self._network.harmed is None else None
+        if harm is not None and self._count >= harm.after:
+            if harm.kind == "reset":
+                _reset(self._near)
+                raise ConnectionResetError
+            if harm.kind == "crawl":
+                most = CRAWL // 10
+                await asyncio.sleep(0.1)
+            while harm.kind == "silence" and self._network.harm is harm:
+                await asyncio.sleep(0.02)
+        elif harm is not None:
+            most = min(most, harm.after - self._count)
+        data = await self._reader.read(most)
+        self._count += len(data)
+        return data
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection as a firewall does that has forgotten it."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+class Network:
+    """`port` leads to another one of loopback, `delay` seconds away; leave the block to end it.
+
+    `harm` is done to all connections, or to the next `harmed` ones, until it is set to None: then a silent one goes on
+    where it was.
+    """
+
+    def __init__(self, target: int, delay: float = 0.0) -> None:
+        self.port = free_port()
+        self.harm: Harm | None = None
+        self.harmed: int | None = None
+        # How many were made.
+        self.connections = 0
+        self._is_cut = False
+        self._target = target
+        self._delay = delay
+        self._loop = asyncio.new_event_loop()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> "Network":
+        self._thread.start()
+        starting = asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=CHUNK)
+        self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.harm = None
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """All connections are reset, and new ones as well, until `mend`."""
+        self._is_cut = True
+        self._loop.call_soon_threadsafe(self._reset_all)
+
+    def _reset_all(self) -> None:
+        for writer in self._open:
+            _reset(writer)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self._is_cut:
+            _reset(writer)
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
+        answers = _Answers(self, far_reader, writer)
+        self._open.add(writer)
+        there, back = Link(0), Link(0)
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio reports those of its own tasks
+            await asyncio.gather(
+                carry(reader, far_writer, there, self._delay), carry(answers, writer, back, self._delay)
+            )
+        self._open.discard(writer)
+
+    async def _end(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)

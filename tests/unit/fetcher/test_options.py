@@ -1,0 +1,121 @@
+import pytest
+from walbasin import VERSION, policy
+from walbasin.fetcher.options import UsageError, parse
+
+SEGMENT = "000000010000000000000001"
+FOUR = ["barman", "angus", SEGMENT, "pg_wal/RECOVERYXLOG"]
+
+
+def test_the_classic_line() -> None:
+    options = parse(["-p", "8", "-s", "10", *FOUR])
+    assert (options.parallel, options.sleep) == (8, 10)
+    assert (options.barman_host, options.server_name) == ("barman", "angus")
+    assert (options.wal_name, options.wal_dest) == (SEGMENT, "pg_wal/RECOVERYXLOG")
+
+
+def test_the_defaults_are_the_stock_tools() -> None:
+    options = parse(FOUR)
+    assert (options.user, options.sleep, options.parallel, options.port) == ("barman", 0, 0, None)
+    assert (options.compression, options.keep_compression, options.partial) == ("", False, False)
+    assert (options.config, options.ssh_config, options.test, options.mode) == ("", None, False, None)
+    assert options.spool_dir == "/var/tmp/barman-wal-restore"
+    assert options.retry == 600
+
+
+@pytest.mark.parametrize(
+    ("words", "attribute", "value"),
+    [
+        ("-U postgres", "user", "postgres"),
+        ("--user postgres", "user", "postgres"),
+        ("-s 3", "sleep", 3),
+        ("--sleep 3", "sleep", 3),
+        ("-p 4", "parallel", 4),
+        ("--parallel 4", "parallel", 4),
+        ("--parallel=4", "parallel", 4),
+        ("-z", "compression", "gzip"),
+        ("--gzip", "compression", "gzip"),
+        ("-j", "compression", "bzip2"),
+        ("--bzip2", "compression", "bzip2"),
+        ("--keep-compression", "keep_compression", True),
+        ("-P", "partial", True),
+        ("--partial", "partial", True),
+        ("-t", "test", True),
+        ("--test", "test", True),
+        ("-c /etc/b2.conf", "config", "/etc/b2.conf"),
+        ("--config /etc/b2.conf", "config", "/etc/b2.conf"),
+        ("--spool-dir /srv/spool", "spool_dir", "/srv/spool"),
+        ("--port 2222", "port", 2222),
+        ("--ssh-config /etc/w/ssh_config", "ssh_config", "/etc/w/ssh_config"),
+        ("--mode standby", "mode", policy.STANDBY),
+        ("--mode recovery", "mode", policy.RECOVERY),
+        ("--retry 5", "retry", 5),
+    ],
+)
+def test_every_option_is_taken_before_and_behind_the_four_words(words: str, attribute: str, value: object) -> None:
+    assert getattr(parse([*words.split(), *FOUR]), attribute) == value
+    assert getattr(parse([*FOUR, *words.split()]), attribute) == value
+
+
+def test_status_needs_no_file() -> None:
+    options = parse(["--status", "--json", "barman", "angus"])
+    assert (options.status, options.form, options.server_name) == (True, "json", "angus")
+    assert parse(["--status", *FOUR]).form == "plain"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        FOUR[:3],
+        [*FOUR, "more"],
+        ["-x", *FOUR],
+        ["-p", "-1", *FOUR],
+        ["-p", "eight", *FOUR],
+        ["-s", "1.5", *FOUR],
+        ["--port", "ssh", *FOUR],
+        ["--mode", "primary", *FOUR],
+        ["--retry", "-5", *FOUR],
+        ["-z", "-j", *FOUR],
+        ["barman", "angus", "RECOVERYXLOG", "pg_wal/RECOVERYXLOG"],
+        ["barman", "angus", f"{SEGMENT}.partial", "x"],
+        ["barman", "angus", "%f", "%p"],
+        ["--json", *FOUR],
+        ["--prometheus", *FOUR],
+        ["--status", "--json", "--prometheus", "barman", "angus"],
+        ["--status", "barman"],
+        ["--", "-oProxyCommand=id", "angus", SEGMENT, "x"],
+        ["--", "barman", "-o/tmp", SEGMENT, "x"],
+    ],
+)
+def test_wrong_usage_is_told_apart_from_everything_else(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse(words)
+
+
+def test_a_history_file_is_asked_for_like_a_segment() -> None:
+    assert parse(["barman", "angus", "00000002.history", "pg_wal/RECOVERYHISTORY"]).wal_name == "00000002.history"
+
+
+def test_a_test_needs_no_wal_name() -> None:
+    assert parse(["-t", "barman", "angus", "test", "pg_wal/test"]).test
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version_is_printed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([word])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"barman-wal-restore {VERSION}\n"
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_the_help_names_every_option_and_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([word])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in (
+        *("--user", "--sleep", "--parallel", "--gzip", "--bzip2", "--config", "--test", "--spool-dir", "--partial"),
+        *("--port", "--keep-compression", "--ssh-config", "--mode", "--retry", "BARMAN_HOST", "WAL_DEST", "200"),
+    ):
+        assert name in text

@@ -1,0 +1,105 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from walbasin import policy
+from walbasin.fetcher import status
+from walbasin.fetcher.status import LastTest, Status
+from walbasin.prefetch.counters import Counters
+
+ONE, TWO = "000000010000000000000001", "000000010000000000000002"
+NOW = 1_800_000_000.0
+
+
+def a_status(**changes: object) -> Status:
+    counters = Counters()
+    counters.count_delivered(ONE, 16 << 20, was_ready=False, seconds=2.0)
+    counters.count_reply(TWO, policy.UNKNOWN, "no route to host", 1.0)
+    counters.last_restored = counters.last_error_time = NOW - 30
+    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, LastTest(NOW - 7200, 0.5, "", "1.0"))
+    return whole._replace(**changes)  # type: ignore[arg-type]
+
+
+def test_in_plain_words() -> None:
+    text = status.plain(a_status(), NOW)
+    for words in (
+        "angus from barman",
+        "1 segments, 16 MiB; 0 were ready",
+        "3.0 s",
+        f"{ONE}, 30 s ago",
+        f"1 unknown; 30 s ago: {TWO}: no route to host",
+        f"2 segments, {ONE} to {TWO}; room for 40 more",
+        "ok, through barman-wal-gate 1.0, 2 h ago, in 0.5 s",
+    ):
+        assert words in text
+
+
+def test_in_plain_words_of_a_standby_that_never_called() -> None:
+    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest()), NOW)
+    assert "not recovering" in text
+    assert "never run" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (172800, "2 d"), (-5, "0 s")]
+)
+def test_how_long_ago(seconds: int, words: str) -> None:
+    assert f", {words} ago, in" in status.plain(a_status(test=LastTest(NOW - seconds, 0.5, "")), NOW)
+
+
+def test_a_failed_test_says_why() -> None:
+    assert "the key was refused, 2 min ago, in" in status.plain(
+        a_status(test=LastTest(NOW - 120, 0.5, "the key was refused")), NOW
+    )
+
+
+def test_a_test_without_a_gate_says_so() -> None:
+    assert "ok, but through no gate" in status.plain(a_status(test=LastTest(NOW, 0.5, "", "")), NOW)
+
+
+def test_as_json() -> None:
+    found = json.loads(status.as_json(a_status(), NOW))
+    assert found["counters"]["restored"] == 1
+    assert found["counters"]["errors"]["unknown"] == 1
+    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0"}
+    assert found["spool"] == [ONE, TWO]
+
+
+# One line of https://prometheus.io/docs/instrumenting/exposition_formats.
+SAMPLE = re.compile(r'walbasin_[a-z_]+\{barman="(\\.|[^"\\])*",server="angus"(,kind="[a-z_]+")?\} [0-9.e+]+')
+
+
+def test_as_metrics() -> None:
+    lines = status.prometheus(a_status(barman_host='bar"man\\'), NOW).splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    assert all(SAMPLE.fullmatch(line) for line in samples)
+    assert 'walbasin_errors_total{barman="bar\\"man\\\\",server="angus",kind="unknown"} 1' in samples
+    described = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert described == {line.partition("{")[0] for line in samples}
+
+
+@pytest.mark.parametrize(
+    ("test", "success"), [(LastTest(), 0), (LastTest(NOW, 0.5, ""), 1), (LastTest(NOW, 0.5, "the key was refused"), 0)]
+)
+def test_success_is_a_test_that_was_run_and_ended_well(test: LastTest, success: int) -> None:
+    assert f'walbasin_test_success{{barman="barman",server="angus"}} {success}' in status.prometheus(
+        a_status(test=test), NOW
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"time": 3}', '{"time": 3, "seconds": 1, "error": null}'])
+def test_what_cannot_be_read_is_no_test(text: str) -> None:
+    assert status.parse_test(text) == LastTest()
+
+
+MONITORING = Path(__file__).parents[3] / "files" / "monitoring"
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "dashboard.json"])
+def test_what_is_watched_is_what_is_told(name: str) -> None:
+    told = set(re.findall(r"^# TYPE (\S+)", status.prometheus(a_status(), NOW), re.MULTILINE))
+    watched = set(re.findall(r"\bwalbasin_[a-z]\w+", (MONITORING / name).read_text())) - {"walbasin_metrics"}
+    assert watched
+    assert watched <= told

@@ -1,0 +1,67 @@
+import pytest
+from walbasin.gate import main
+from walbasin.wal.getwal import Refused
+
+SEGMENT = "000000010000000000000001"
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        (f"barman get-wal 'angus' '{SEGMENT}'", ["barman", "get-wal", "angus", SEGMENT]),
+        (
+            f"barman get-wal --peek '8' 'angus' '{SEGMENT}'",
+            ["barman", "get-wal", "--peek", "8", "angus", SEGMENT],
+        ),
+        (
+            "barman get-wal --gzip --partial 'berta' '00000002.history'",
+            ["barman", "get-wal", "--gzip", "--partial", "berta", "00000002.history"],
+        ),
+    ],
+)
+def test_wal_of_the_servers_on_the_key_is_served(line: str, command: list[str]) -> None:
+    assert main.barman_command(line, ["angus", "berta"], "") == command
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("", "opens no shell"),
+        (f"barman get-wal 'clara' '{SEGMENT}'", "server 'clara'"),
+        (f"barman get-wal 'angus,berta' '{SEGMENT}'", "server 'angus,berta'"),
+        (f"barman get-wal '../angus' '{SEGMENT}'", "server '../angus'"),
+        (f"barman get-wal 'ANGUS' '{SEGMENT}'", "server 'ANGUS'"),
+        (f"barman get-wal 'all' '{SEGMENT}'", "server 'all'"),
+        (f"barman --config /tmp/evil.conf get-wal 'angus' '{SEGMENT}'", "configuration '/tmp/evil.conf'"),
+        ("cat /etc/passwd", "only barman get-wal"),
+    ],
+)
+def test_everything_else_is_refused_with_the_cause(line: str, cause: str) -> None:
+    with pytest.raises(Refused, match=cause):
+        main.barman_command(line, ["angus", "berta"], "")
+
+
+@pytest.mark.parametrize("asked", ["", "--config /etc/b2.conf "])
+def test_the_configuration_is_the_keys_not_the_clients(asked: str) -> None:
+    line = f"barman {asked}get-wal 'angus' '{SEGMENT}'"
+    command = ["barman", "--config", "/etc/b2.conf", "get-wal", "angus", SEGMENT]
+    assert main.barman_command(line, ["angus"], "/etc/b2.conf") == command
+
+
+def test_a_refusal_is_logged_and_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "barman get-wal angus \x1b[2J")
+    monkeypatch.setenv("SSH_CONNECTION", "10.1.2.3 40000 10.1.2.4 22")
+    assert main.main(["angus"]) == main.REFUSED
+    assert capsys.readouterr().err.startswith("barman-wal-gate: refused: ")
+    (text,) = logged
+    assert "10.1.2.3" in text
+    assert r"'barman get-wal angus \x1b[2J'" in text
+
+
+def test_a_host_without_barman_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"barman get-wal angus {SEGMENT}")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert main.main(["angus"]) == main.REFUSED
+    assert "cannot run barman: No such file or directory (looked in /nonexistent)" in capsys.readouterr().err

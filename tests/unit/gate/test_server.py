@@ -1,0 +1,154 @@
+"""The gate's side of a connection, given whatever a stolen key could send: in this process, over a pipe."""
+
+import bz2
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from walbasin.gate import server
+from walbasin.wal import protocol
+
+from tests.support.wal_builder import MIB, build_segment
+
+NAMES = [f"00000001000000000000000{number}" for number in range(1, 4)]
+HISTORY = "00000002.history"
+SECRET = b"the secret of another server"
+OPENING = protocol.Opening("angus", ("gzip",))
+
+
+@pytest.fixture(scope="module")
+def config() -> Iterator[Path]:
+    """Barman's configuration file; one of its servers is served, the other is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for own in ("angus", "berta"):
+            (folder / own / "wals" / NAMES[0][:16]).mkdir(parents=True)
+        for file in NAMES[:2]:
+            (folder / "angus" / "wals" / file[:16] / file).write_bytes(build_segment(file)[:5000])
+        (folder / "angus" / "wals" / HISTORY).write_bytes(b"1\t0/3000000\treason\n")
+        (folder / "berta" / "wals" / NAMES[2][:16] / NAMES[2]).write_bytes(SECRET)
+        (folder / "secret").write_bytes(SECRET)
+        (folder / "barman.conf").write_text(f"[barman]\nbarman_home = {folder}\n[angus]\n[berta]\n")
+        yield folder / "barman.conf"
+
+
+def answers(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
+    """The frames (kind, content) that a connection came to, on which `sent` was sent. Asserts that they are frames."""
+    request, send = os.pipe()
+    os.write(send, sent)  # what fits in a pipe
+    os.close(send)
+    with tempfile.TemporaryFile() as output, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "STDIN", request)
+        patch.setattr(server, "STDOUT", output.fileno())
+        server.Server(OPENING._replace(config=str(config))).run()
+        os.close(request)
+        output.seek(0)
+        data = output.read()
+    greeting, data = data[: len(protocol.GREETING) + 1], data[len(protocol.GREETING) + 1 :]
+    assert greeting == protocol.GREETING + b"\n"
+    frames = []
+    while data:
+        kind, length = struct.unpack_from(">cQ", data)
+        assert len(data) >= 9 + length
+        frames.append((kind, data[9 : 9 + length]))
+        data = data[9 + length :]
+    return frames
+
+
+good_lines = st.sampled_from([name.encode() for name in [*NAMES, HISTORY]])
+lines = st.one_of(
+    good_lines,
+    st.binary(max_size=100),
+    st.sampled_from([b"../secret", b"/etc/passwd", b"../../berta/wals/" + NAMES[2].encode(), b"\0", b"--help", b""]),
+    st.tuples(good_lines, st.binary(max_size=4)).map(b"".join),
+    st.tuples(st.binary(max_size=4), good_lines).map(b"".join),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests=st.lists(lines, max_size=8), rest=st.binary(max_size=60))
+def test_whatever_is_asked_nothing_but_allowed_wal_is_given(config: Path, requests: list[bytes], rest: bytes) -> None:
+    sent = b"".join(line + b"\n" for line in requests) + rest.replace(b"\n", b"")
+    *expected, _ = sent.split(b"\n")
+    given = answers(config, sent)
+    for line in expected:
+        kind, content = given.pop(0)
+        name = line.decode("latin-1")
+        if name in (*NAMES[:2], HISTORY):
+            folder = config.parent / "angus" / "wals"
+            stored = (folder / name if name == HISTORY else folder / name[:16] / name).read_bytes()
+            assert (kind, content) == (protocol.DATA, stored)
+            assert given.pop(0) == (protocol.END, b"")
+        elif kind == protocol.ABSENT:
+            assert content == b""
+        else:
+            assert kind == protocol.ERROR
+            assert SECRET not in content
+            assert content.count(b"\n") == 0
+            assert len(content) <= protocol.LONGEST_ERROR
+    assert given in ([], [(protocol.ERROR, b"a request without an end")])
+
+
+@pytest.fixture
+def impatient(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A gate that waits for one second instead of minutes."""
+    code = (
+        "import sys; sys.path.insert(0, 'files')\n"
+        "from walbasin.gate import server\nfrom walbasin.wal import protocol\n"
+        "server.TIME_LIMIT = 1\n"
+        f"server.run(protocol.Opening('angus', (), config={str(config)!r}))"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert process.stdout
+    assert process.stdout.readline() == protocol.GREETING + b"\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_request_that_comes_slowly_for_ever_is_ended(impatient: "subprocess.Popen[bytes]") -> None:
+    assert impatient.stdin
+    started = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        while time.monotonic() - started < 10:
+            impatient.stdin.write(b"0")
+            time.sleep(0.05)
+    assert impatient.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def hanging_barman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "barman").write_text("#!/bin/sh\nexec sleep 20\n")
+    (tmp_path / "bin" / "barman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+
+def test_a_barman_that_hangs_is_not_waited_for(
+    hanging_barman: None, impatient: "subprocess.Popen[bytes]", config: Path
+) -> None:
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(bz2.compress(bytes(MIB)))
+    assert impatient.stdin
+    impatient.stdin.write(NAMES[2].encode() + b"\n")
+    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    file.unlink()
+
+
+def test_an_answer_that_nobody_takes_is_ended(impatient: "subprocess.Popen[bytes]", config: Path) -> None:
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(bytes(MIB))
+    assert impatient.stdin
+    impatient.stdin.write(NAMES[2].encode() + b"\n")
+    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    file.unlink()

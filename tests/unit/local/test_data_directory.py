@@ -1,0 +1,183 @@
+import os
+from pathlib import Path
+
+import pytest
+from walbasin import policy
+from walbasin.local import data_directory
+from walbasin.wal import segment
+
+from tests.support.wal_builder import FOREIGN, MIB, OURS, build_data_directory, build_segment
+
+
+def read(folder: Path) -> data_directory.DataDirectory:
+    found = data_directory.read(str(folder))
+    assert found is not None
+    return found
+
+
+def test_a_cluster_is_known_by_its_pg_control_and_its_folder(tmp_path: Path) -> None:
+    folder = build_data_directory(tmp_path / "main", 15, OURS)
+    found = read(folder)
+    status = folder.stat()
+    assert (found.major_version, found.system_identifier) == (15, OURS)
+    assert (found.device, found.inode) == (status.st_dev, status.st_ino)
+
+
+@pytest.mark.parametrize("damage", ["missing", "no pg_control", "short pg_control", "no PG_VERSION", "odd PG_VERSION"])
+def test_a_folder_that_is_no_cluster_is_none(tmp_path: Path, damage: str) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    if damage == "missing":
+        folder = tmp_path / "other"
+    elif damage == "no pg_control":
+        (folder / "global" / "pg_control").unlink()
+    elif damage == "short pg_control":
+        (folder / "global" / "pg_control").write_bytes(bytes(7))
+    elif damage == "no PG_VERSION":
+        (folder / "PG_VERSION").unlink()
+    else:
+        (folder / "PG_VERSION").write_text("fifteen")
+    assert data_directory.read(str(folder)) is None
+
+
+def test_a_server_is_found_from_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    monkeypatch.chdir(folder)
+    assert data_directory.find("pg_wal/RECOVERYXLOG") == read(folder)
+
+
+def test_a_target_of_pg_rewind_is_found_from_the_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = build_data_directory(tmp_path / "here", 15, FOREIGN)
+    target = build_data_directory(tmp_path / "target", 15, OURS)
+    monkeypatch.chdir(here)
+    assert data_directory.find(str(target / "pg_wal" / "000000010000000000000001")) == read(target)
+
+
+def test_pg_wal_may_be_a_link_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    (folder / "pg_wal").rmdir()
+    (tmp_path / "disk" / "wal").mkdir(parents=True)
+    (folder / "pg_wal").symlink_to(tmp_path / "disk" / "wal")
+    monkeypatch.chdir(tmp_path)
+    assert data_directory.find(str(folder / "pg_wal" / "RECOVERYXLOG")) == read(folder)
+
+
+def test_called_by_hand_elsewhere_there_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_directory.find("some/folder/file") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "mode"),
+    [
+        (15, [], policy.STANDBY),
+        (15, ["standby.signal"], policy.STANDBY),
+        (15, ["recovery.signal"], policy.RECOVERY),
+        (15, ["recovery.signal", "standby.signal"], policy.STANDBY),
+        (12, ["recovery.signal"], policy.RECOVERY),
+        (12, ["recovery.conf"], policy.STANDBY),  # 12 refuses to start with one
+        (11, [], policy.STANDBY),
+        (11, ["recovery.signal"], policy.STANDBY),  # a file that 11 knows nothing of
+        (11, ["recovery.conf"], policy.RECOVERY),
+        (10, ["recovery.conf"], policy.RECOVERY),
+        (11, ["recovery.done"], policy.STANDBY),
+    ],
+)
+def test_the_mode_is_what_the_data_directory_says(tmp_path: Path, version: int, files: list[str], mode: str) -> None:
+    assert read(build_data_directory(tmp_path / "main", version, OURS, *files)).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("line", "mode"),
+    [
+        ("standby_mode = on", policy.STANDBY),
+        ("standby_mode = 'on'", policy.STANDBY),
+        ("STANDBY_MODE='ON'   # capitals", policy.STANDBY),
+        ("standby_mode on", policy.STANDBY),
+        ("  standby_mode = true", policy.STANDBY),
+        ("standby_mode = tr", policy.STANDBY),  # PostgreSQL's parse_bool takes unique prefixes
+        ("standby_mode = y", policy.STANDBY),
+        ("standby_mode = 1", policy.STANDBY),
+        ("standby_mode = off\nstandby_mode = on", policy.STANDBY),
+        ("", policy.RECOVERY),
+        ("# standby_mode = on", policy.RECOVERY),
+        ("standby_mode = off", policy.RECOVERY),
+        ("standby_mode = on\nstandby_mode = off", policy.RECOVERY),
+        ("standby_mode = 0", policy.RECOVERY),
+        ("standby_mode = no", policy.RECOVERY),
+        ("standby_mode = false", policy.RECOVERY),
+        ("restore_command = 'echo standby_mode = on'", policy.RECOVERY),
+        ("not_standby_mode = on", policy.RECOVERY),
+    ],
+)
+def test_before_12_recovery_conf_says_which_mode(tmp_path: Path, line: str, mode: str) -> None:
+    folder = build_data_directory(tmp_path / "main", 11)
+    (folder / "recovery.conf").write_text(f"restore_command = 'x %f %p'\n{line}\n")
+    assert read(folder).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("port = 5432", {"port": "5432"}),
+        ("port=5432#comment", {"port": "5432"}),
+        ("port 5432", {"port": "5432"}),
+        ("\tport\t=\t5432\t# comment", {"port": "5432"}),
+        ("trigger_file = '/tmp/a # b'", {"trigger_file": "/tmp/a # b"}),
+        ("trigger_file = '/tmp/it''s'", {"trigger_file": "/tmp/it's"}),
+        (r"trigger_file = '/tmp/it\'s'", {"trigger_file": "/tmp/it's"}),
+        (r"restore_command = 'a \\ b'", {"restore_command": r"a \ b"}),
+        ("a = ''", {"a": ""}),
+        ("a = 1\nA = 2", {"a": "2"}),
+        ("plpgsql.extra_warnings = 'all'", {"plpgsql.extra_warnings": "all"}),
+        ("#port = 5432\n\n   # more\n", {}),
+        ("= 5\n5 = a\n", {}),
+        ("a = 'never closed\nb = 1", {"b": "1"}),
+    ],
+)
+def test_settings_are_read_by_the_grammar_of_postgresql_conf(text: str, values: dict[str, str]) -> None:
+    assert data_directory.parse_settings(text) == values
+
+
+@pytest.mark.parametrize(
+    ("version", "file", "line", "trigger"),
+    [
+        (11, "recovery.conf", "trigger_file = '/tmp/go'", "/tmp/go"),
+        (11, "recovery.conf", "trigger_file = 'go'", "{}/go"),  # relative to PGDATA
+        (15, "postgresql.auto.conf", "promote_trigger_file = '/tmp/go'", "/tmp/go"),
+    ],
+)
+def test_promotion_is_asked_for_by_promote_or_the_trigger_file(
+    tmp_path: Path, version: int, file: str, line: str, trigger: str
+) -> None:
+    folder = build_data_directory(tmp_path / "main", version)
+    assert data_directory.promotion_files(read(folder)) == [str(folder / "promote")]
+    (folder / file).write_text(f"{line}\n")
+    assert data_directory.promotion_files(read(folder)) == [str(folder / "promote"), trigger.format(folder)]
+
+
+def test_the_segment_size_is_that_of_the_segments_in_pg_wal(tmp_path: Path) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    assert read(folder).segment_size == segment.DEFAULT_SIZE
+    (folder / "pg_wal" / "000000010000000000000001").write_bytes(bytes(MIB))
+    (folder / "pg_wal" / "RECOVERYXLOG").write_bytes(b"not a segment yet")
+    assert read(folder).segment_size == MIB
+
+
+def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    old, newer, reused, foreign = (f"00000001000000000000000{number}" for number in "3459")
+    for name in (old, newer):
+        (folder / "pg_wal" / name).write_bytes(build_segment(name))
+    os.link(folder / "pg_wal" / old, folder / "pg_wal" / reused)
+    (folder / "pg_wal" / foreign).write_bytes(build_segment(foreign, FOREIGN))
+    assert list(data_directory.newest_segments(read(folder))) == [newer, old]
+
+
+def test_the_histories_in_pg_wal_are_read_as_far_as_they_are_right(tmp_path: Path) -> None:
+    folder = build_data_directory(tmp_path / "main")
+    assert list(data_directory.read_histories(read(folder))) == []
+    (folder / "pg_wal" / "00000003.history").write_text("1\t0/5000148\tfirst\n2\t1/0A000000\tsecond\n")
+    (folder / "pg_wal" / "00000004.history").write_text("no history\n")
+    assert list(data_directory.read_histories(read(folder))) == [
+        ("00000003.history", [(1, 0x5000148), (2, 0x10A000000)])
+    ]

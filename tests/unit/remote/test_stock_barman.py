@@ -1,0 +1,59 @@
+import shlex
+
+import pytest
+from walbasin.remote import stock_barman
+from walbasin.remote.archive import Archive
+from walbasin.remote.errors import ConnectionLost, HostUnreachable, NotInArchive, RemoteError
+from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.wal.getwal import Request
+from walbasin.wal.segment import InvalidWal
+
+NAME = "0000000100000002000000A3"
+
+
+def test_a_segment_is_read_where_barman_keeps_it() -> None:
+    assert stock_barman.ReadSegment("/var/lib/barman/angus/wals", NAME).command_line() == (
+        f"cat -- /var/lib/barman/angus/wals/0000000100000002/{NAME}"
+    )
+
+
+@pytest.mark.parametrize("folder", ["/it's/here", "/a b", "/$(reboot)", "/a;b"])
+def test_a_folder_is_one_word_whatever_it_is_called(folder: str) -> None:
+    assert shlex.split(stock_barman.ReadSegment(folder, NAME).command_line())[2:] == [f"{folder}/{NAME[:16]}/{NAME}"]
+    assert f"show-servers {shlex.quote(folder)} " in stock_barman.WalsDirectoryQuery(folder).command_line()
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"),
+    [
+        (b"\twals_directory: /var/lib/barman/angus/wals\n", "/var/lib/barman/angus/wals"),
+        (b"wals_directory: /with a blank/wals\n", "/with a blank/wals"),
+        (b"", ""),
+        (b"\twals_directory: None\n", ""),
+        (b"Welcome to barman\n", ""),
+        (b"\twals_directory: /a\x1b[2J\n", ""),
+    ],
+)
+def test_what_barman_says_is_a_path_or_nothing(output: bytes, folder: str) -> None:
+    assert stock_barman.parse_wals_directory(output) == folder
+
+
+@pytest.mark.parametrize(
+    ("was_read", "error", "expected"),
+    [
+        (True, NotInArchive(), True),
+        (True, InvalidWal("short"), True),
+        (True, RemoteError("cat failed"), True),
+        (False, NotInArchive(), False),
+        (False, InvalidWal("short"), False),
+        (False, RemoteError("barman failed"), False),
+        (False, HostUnreachable("ssh failed"), True),
+        (False, ConnectionLost("the gate that there is not"), True),
+    ],
+)
+def test_what_was_read_in_vain_barman_is_asked_for(was_read: bool, error: Exception, expected: bool) -> None:
+    host = stock_barman.StockBarman(
+        Archive(Remote("barman"), Request("angus", ""), None), 8, EventLoop(), lambda cause: None
+    )
+    host._read_in_place = {NAME} if was_read else set()
+    assert host.has_another_way(NAME, error) is expected

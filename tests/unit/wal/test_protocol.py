@@ -1,0 +1,44 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from walbasin.wal import getwal, protocol
+from walbasin.wal.protocol import Opening
+
+WORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=20)
+
+
+@given(WORD.filter(lambda text: not text.startswith("-")), st.sampled_from(["", "gzip", "bzip2"]), WORD)
+def test_an_opening_line_says_what_was_meant(server: str, compression: str, config: str) -> None:
+    opening = Opening(server, ("gzip", "zstd"), compression, config)
+    assert protocol.is_opening_line(protocol.opening_line(opening))
+    assert protocol.parse_opening(protocol.opening_line(opening)) == opening
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("barman-wal-gate 2 angus gzip '' ''", "protocol 2"),
+        ("barman-wal-gate 1 angus gzip", "not an opening line"),
+        ("barman-wal-gate 1 angus gzip '' '' more", "not an opening line"),
+        ("barman-wal-gate 1 angus gzip lzma ''", "no compression 'lzma'"),
+        ("barman-wal-gate 1 -c gzip '' ''", "no server is called '-c'"),
+        ("barman-wal-gate 1 'angus gzip '' ''", "no closing quotation"),
+        ("barman-wal-gate 1 angus\ngzip '' ''", "characters"),
+    ],
+)
+def test_what_is_no_opening_line_is_refused(line: str, reason: str) -> None:
+    with pytest.raises(getwal.Refused, match=reason):
+        protocol.parse_opening(line)
+
+
+@pytest.mark.parametrize("name", ["000000010000000000000001", "00000002.history"])
+def test_a_request_names_a_file(name: str) -> None:
+    assert protocol.parse_request(protocol.request_line(name).rstrip(b"\n")) == name
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"../../etc/passwd", b"000000010000000000000001.partial", b"\xff\x00", b"pg_hba"]
+)
+def test_a_request_names_nothing_else(line: bytes) -> None:
+    with pytest.raises(getwal.Refused, match="no name of a WAL"):
+        protocol.parse_request(line)
