@@ -20,16 +20,18 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--segments", type=int, default=64, help="how many are fetched in a round")
-    options.add_argument("--readme", action="store_true", help="write the result into README.md")
+    options.add_argument("--docs", action="store_true", help="write the result into docs/ and README.md")
     options.add_argument("contests", nargs="*", metavar="contest", help=f"one of {', '.join(CONTESTS)}; default: all")
     chosen = options.parse_args()
+    if chosen.docs and chosen.contests:
+        options.error("--docs needs all contests: name none")
     # Told to stop, it ends what it started, as it does by itself.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="walbasin-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         results = run(folder, chosen.contests or list(CONTESTS), chosen.rounds, chosen.segments)
-    publish(results, chosen.readme)
+    publish(results, chosen.docs)
 
 
 def run(folder: Path, contests: list[str], rounds: int, segments: int) -> Results:

@@ -2,10 +2,13 @@
 
 import statistics
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+
+from tests import docs
 
 from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STANDBYS, STOCK
 from .field import JOBS
@@ -13,10 +16,7 @@ from .field import JOBS
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-README = ROOT / "README.md"
-MARKS = ("<!-- bench -->\n", "<!-- end of bench -->\n")
+PERFORMANCE = docs.DOCS / "performance.md"
 COLUMNS = {
     OURS: "ours, gate",
     NO_GATE: "ours, no gate",
@@ -55,6 +55,11 @@ WINDOW_LIMITED = 0.525
 CONNECT_LIMIT = 10
 
 
+def plain(value: float) -> str:
+    """Return a number with three significant digits, never with an exponent."""
+    return format(Decimal(f"{value:.3g}"), "f")
+
+
 class Results:
     """row -> entrant -> what it reached in each round."""
 
@@ -81,7 +86,7 @@ class Target(NamedTuple):
         value = self.measure(results)
         is_reached = value <= self.bound if self.is_ceiling else value >= self.bound
         bound = f"at {'most' if self.is_ceiling else 'least'} {self.bound:g}"
-        return f"| {self.what} | {bound} | {value:.3g} | {'yes' if is_reached else '**no**'} |"
+        return f"| {self.what} | {bound} | {plain(value)} | {'yes' if is_reached else '**no**'} |"
 
 
 def _of(row: str, entrant: str) -> Callable[[Results], float]:
@@ -136,7 +141,7 @@ def table(results: Results) -> str:
     """Markdown: a row a measurement, a column an entrant."""
     lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, values in results.rows.items():
-        cells = [f"{statistics.median(values[each]):.3g}" if each in values else "" for each in COLUMNS]
+        cells = [plain(statistics.median(values[each])) if each in values else "" for each in COLUMNS]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -168,7 +173,7 @@ def draw(results: Results, file: Path) -> None:
         values = [results.median(row, each) for each in entrants]
         colours = ["#1f77b4" if each in (OURS, NO_GATE) else "#b0b0b0" for each in entrants]
         bars = axis.barh([COLUMNS[each].replace("`", "") for each in entrants], values, color=colours)
-        axis.bar_label(bars, fmt="%.3g", padding=3)
+        axis.bar_label(bars, fmt=plain, padding=3)
         axis.margins(x=0.2)
         axis.invert_yaxis()
         axis.set_title(title, fontsize=10)
@@ -177,17 +182,31 @@ def draw(results: Results, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-def publish(results: Results, is_for_readme: bool) -> None:
-    """Print it, and write it into .cache/bench, or into the README."""
+def summary(results: Results) -> str:
+    """Return the three lines that README.md shows. Raises KeyError when a figure was not measured."""
+    lines = [
+        (PLAIN, "Segments a second"),
+        (RECOVERY, "Seconds of a standby's recovery"),
+        (HOST_CPU, "CPU a segment on the Barman host, ms"),
+    ]
+    return "".join(f"- {title}: {_beside(results, row)}\n" for row, title in lines)
+
+
+def _beside(results: Results, row: str) -> str:
+    ours, stock, pgbackrest = (plain(results.median(row, entrant)) for entrant in (OURS, STOCK, PGBACKREST))
+    return f"{ours}. Barman's own client {stock}, pgBackRest {pgbackrest}."
+
+
+def publish(results: Results, is_for_docs: bool) -> None:
+    """Print the tables, and write them with a chart into docs/ and README.md, or into .cache/bench."""
     text = f"{table(results)}\n\n{targets(results)}\n"
     print(text)
-    folder = HERE if is_for_readme else ROOT / ".cache" / "bench"
+    folder = docs.DOCS if is_for_docs else docs.ROOT / ".cache" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     draw(results, folder / "chart.svg")
-    if is_for_readme:
-        before, rest = README.read_text().split(MARKS[0])
-        _, after = rest.split(MARKS[1])
-        README.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    if is_for_docs:
+        docs.write_part(PERFORMANCE, "bench", text)
+        docs.write_part(docs.README, "speed", summary(results))
     else:
         (folder / "report.md").write_text(f"![chart](chart.svg)\n\n{text}")
-        print(f"The same with a chart: {folder.relative_to(ROOT)}/report.md")
+        print(f"The same with a chart: {folder.relative_to(docs.ROOT)}/report.md")

@@ -35,11 +35,16 @@ def give_folder(path: Path) -> Path:
     return give(path)
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Return the environment of what the tests start: a small one, as a server's is."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(home)}
+
+
 def start(
     command: Sequence[str | Path], cwd: Path, as_postgres: bool = True, **options: Any
 ) -> "subprocess.Popen[str]":
     """A process in a group of its own, so that it can be signalled as PostgreSQL's postmaster does it."""
-    options.setdefault("env", {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(cwd)})
+    options.setdefault("env", environment_of(cwd))
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     become = BECOME if as_postgres else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.barman_host import BarmanHost
-from tests.support.processes import ME, give, processes, start, wait_until
+from tests.support.processes import ME, environment_of, give, processes, start, wait_until
 
 DESTINATION = "pg_wal/RECOVERYXLOG"
 
@@ -53,12 +53,14 @@ class Standby:
         ssh_config: str = "ssh_config",
         cwd: Path | None = None,
         as_postgres: bool = True,
+        env: dict[str, str] | None = None,
     ) -> "subprocess.Popen[str]":
         command = [
             *(self.fetcher, "--ssh-config", self.barman.client / ssh_config, "--spool-dir", self.spool, "-U", ME),
             *(*options, host, server, wal_name, destination),
         ]
-        self._started.append(start(command, cwd or self.data, as_postgres))
+        environment = {"env": {**environment_of(self.data), **env}} if env else {}
+        self._started.append(start(command, cwd or self.data, as_postgres, **environment))
         return self._started[-1]
 
     def end(self) -> None:

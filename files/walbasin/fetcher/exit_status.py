@@ -20,7 +20,7 @@ LONGEST_PAUSE = 60.0
 
 
 class Verdict(NamedTuple):
-    """Pause for `pause` seconds, then end with `status`, or try again where it is None."""
+    """Pause for `pause` seconds, then end with `status` (None: try again)."""
 
     status: Optional[int]
     pause: float = 0.0

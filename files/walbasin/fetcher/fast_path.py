@@ -1,4 +1,4 @@
-"""Answer a call with the prefetch process's reply alone, when that is all there is to it.
+"""Answer a call with the prefetch process's reply, when no more is needed.
 
 PostgreSQL waits for this, so it imports nothing that is not needed.
 """

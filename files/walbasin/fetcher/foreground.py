@@ -18,7 +18,7 @@ class ForegroundPrefetch:
     """
 
     def __init__(self, spool: Spool, archive: Archive, requested: str, jobs: int, size: int) -> None:
-        """jobs: segments to fetch, with the requested one. size: of a segment, in bytes."""
+        """jobs: segments to fetch, with the requested one. size: bytes of a segment."""
         self.errors: List[str] = []
         self._spool = spool
         self._archive = archive

@@ -25,7 +25,7 @@ SERVER_DESTINATIONS = ("RECOVERYXLOG", "RECOVERYHISTORY")
 
 
 class Stopped(BaseException):
-    """Say that a signal asked us to stop."""
+    """Report that a signal asked us to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

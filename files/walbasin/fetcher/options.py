@@ -19,7 +19,7 @@ SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
 
 
 class UsageError(Exception):
-    """Say that the command line cannot be carried out; the text says why."""
+    """Report that the command line cannot be carried out; the text says why."""
 
 
 class Options(argparse.Namespace):

@@ -1,4 +1,4 @@
-"""Fetch from Barman until there is a verdict, for a call that the spool could not answer."""
+"""Fetch from Barman what is not in the spool, until there is a verdict."""
 
 import os
 import time
@@ -39,7 +39,7 @@ TRIES, TRY_STEP = 40, 0.05
 
 
 class PrefetchUnavailable(Exception):
-    """Say that the prefetch process cannot do it; the text, which may be empty, says why."""
+    """Report that the prefetch process cannot do it; the text may be empty."""
 
 
 def run(call: Call, reply: Optional[Reply] = None) -> int:
@@ -201,8 +201,8 @@ def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
 def _explain_absence(call: Call) -> Tuple[str, str]:
     """Return the outcome for a file that the archive does not have, and what follows.
 
-    In a point-in-time recovery, a gap must not be reported as "not in the archive": that
-    would end the recovery there.
+    Do not report a gap as "not in the archive" in a point-in-time recovery: that would
+    end the recovery there.
     """
     name = call.options.wal_name
     if call.mode == policy.STANDBY:

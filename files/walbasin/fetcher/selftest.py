@@ -111,7 +111,7 @@ def _test_segment(call: Call) -> None:
 
 
 def _candidates(call: Call) -> List[str]:
-    """Return the segment that was asked for, or the newest that the cluster itself has."""
+    """Return the segment that was asked for, or the newest that the cluster has."""
     if segment.is_segment_name(call.options.wal_name):
         return [call.options.wal_name]
     if call.cluster is None:

@@ -31,7 +31,7 @@ LOG_FORMAT = "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s"
 
 
 class UnknownFolders(Exception):
-    """Say that the folders of a server cannot be found; the text says why."""
+    """Report that the folders of a server cannot be found; the text says why."""
 
 
 class Folders(NamedTuple):
@@ -102,7 +102,7 @@ def candidate_paths(folders: Folders, name: str) -> List[str]:
 
 
 def open_file(folders: Folders, name: str) -> Optional[Tuple[int, int]]:
-    """Return a descriptor of the file and its length in bytes, or None if it is not there.
+    """Return a descriptor of the file and its bytes, or None if it is not there.
 
     Raises OSError.
     """
@@ -116,13 +116,13 @@ def open_file(folders: Folders, name: str) -> Optional[Tuple[int, int]]:
             return descriptor, status.st_size
         os.close(descriptor)
         raise OSError(None, "not a regular file", path)
-    # Raise for an archive that was moved or unmounted meanwhile: it may well have the file.
+    # Raise for an archive that was moved or unmounted meanwhile: it may have the file.
     os.stat(folders.wals)
     return None
 
 
 def open_log(config: configparser.ConfigParser) -> logging.Logger:
-    """Return a logger into Barman's own log, or into nothing where that cannot be written."""
+    """Return a logger into Barman's log, or into nothing if that cannot be written."""
     logger = logging.getLogger("walbasin.gate")
     logger.propagate = False
     logging.raiseExceptions = False
@@ -131,7 +131,7 @@ def open_log(config: configparser.ConfigParser) -> logging.Logger:
         path = _get(config, "barman", "log_file")
         if path:
             handler = logging.FileHandler(os.path.abspath(path))
-        # Take log_format as it is: Barman itself starts only when each % is doubled there.
+        # Take log_format as it is: Barman starts only when each % is doubled there.
         handler.setFormatter(logging.Formatter(_get(config, "barman", "log_format") or LOG_FORMAT))
         logger.setLevel((_get(config, "barman", "log_level") or "INFO").upper())
     except (OSError, ValueError, configparser.Error):

@@ -21,17 +21,17 @@ Asked = TypeVar("Asked", getwal.Request, protocol.Opening)
 
 
 def parse_opening(command_line: str, servers: List[str], config: str) -> protocol.Opening:
-    """Return what our fetcher's command line opens. Raises getwal.Refused.
+    """Return what our fetcher's command line opens.
 
-    servers, config: what the key is for.
+    servers, config: what the key is for. Raises getwal.Refused.
     """
     return _check_allowed(protocol.parse_opening(command_line), servers, config)
 
 
 def barman_command(command_line: str, servers: List[str], config: str) -> List[str]:
-    """Return the argument vector for a stock client's command line. Raises getwal.Refused.
+    """Return the argument vector for a stock client's command line.
 
-    servers, config: what the key is for.
+    servers, config: what the key is for. Raises getwal.Refused.
     """
     if not command_line:
         raise getwal.Refused("this key fetches WAL, it opens no shell")

@@ -38,7 +38,7 @@ class Server:
             syslog.syslog(syslog.LOG_WARNING, f"{opening.server}: {reason}; serving through barman get-wal, slowly")
 
     def run(self) -> None:
-        """Serve until the fetcher ends it, or asks for nothing for TIME_LIMIT seconds."""
+        """Serve until the fetcher ends, or asks for nothing for TIME_LIMIT seconds."""
         _write(protocol.GREETING + b"\n")
         waiting = b""
         end = time.monotonic() + TIME_LIMIT

@@ -225,7 +225,7 @@ def newest_segments(cluster: DataDirectory) -> Iterator[str]:
 
 
 def read_histories(cluster: DataDirectory) -> Iterator[Tuple[str, List[Tuple[int, int]]]]:
-    """Yield the history files in pg_wal, and what they say (see segment.parse_history)."""
+    """Yield the history files in pg_wal, and their segment.parse_history."""
     for name in filter(segment.is_history_name, _names_in_pg_wal(cluster.path)):
         with contextlib.suppress(OSError, segment.InvalidWal), open(cluster.file(f"pg_wal/{name}"), "rb") as file:
             yield name, segment.parse_history(name, file.read(segment.HISTORY_LIMIT))

@@ -11,7 +11,7 @@ shell_pid = 0
 
 
 class ParentGone(BaseException):
-    """Say that nobody waits for this call any more."""
+    """Report that nobody waits for this call any more."""
 
 
 def check_parent() -> None:

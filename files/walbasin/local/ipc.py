@@ -22,8 +22,8 @@ SILENCE_LIMIT = 15
 class Reply:
     """Hold what the prefetch process answers to a request.
 
-    outcome, mode: see policy. detail: the cause in words. is_outage: Barman's host could
-    not be reached.
+    outcome, mode: see policy. detail: the cause in words. is_outage: Barman's host
+    could not be reached.
     """
 
     def __init__(self, outcome: str, mode: str, detail: str = "", is_outage: bool = False) -> None:
@@ -53,7 +53,7 @@ def fingerprint(words: "list[str]") -> str:
 
 
 def path_in(folder: int, name: str) -> str:
-    """Return a short path of a file in an open folder: a socket's has 107 bytes at most."""
+    """Return a short path in an open folder: a socket's has 107 bytes at most."""
     return f"/proc/self/fd/{folder}/{name}"
 
 
@@ -76,7 +76,7 @@ def request_file(folder: int, name: str, fingerprint: str) -> "Reply | None":
 
 
 def is_listening(folder: int) -> bool:
-    """Return whether there is a prefetch process that would reply. folder: an open spool."""
+    """Return whether a prefetch process would reply. folder: an open spool."""
     connection = _connect(folder)
     if connection is None:
         return False

@@ -33,7 +33,7 @@ SPARE_SHARE = 0.05
 
 
 class SpoolRefused(Exception):
-    """Say that the spool must not be used; the text says why."""
+    """Report that the spool must not be used; the text says why."""
 
 
 def folder_name(cluster: DataDirectory, barman_host: str, server: str) -> str:
@@ -54,8 +54,8 @@ def free_segments(free: int, total: int, size: int) -> int:
 
     It must keep the larger of 4 segments and 5 % free. All in bytes.
 
-    >>> free_segments(free=100, total=1000, size=10), free_segments(free=100, total=2000, size=10)
-    (5, 0)
+    >>> free_segments(free=100, total=1000, size=10)
+    5
     """
     return int(max(0, free - max(SPARE_SEGMENTS * size, SPARE_SHARE * total)) // size)
 
@@ -77,7 +77,7 @@ def _open_folder(name: str, parent: Optional[int] = None) -> int:
 
 
 class Spool:
-    """Be the open spool of one cluster."""
+    """Keep the segments of one cluster."""
 
     def __init__(self, root: str, cluster: DataDirectory, barman_host: str, server: str) -> None:
         """Open it, and make it where it is missing. Raises SpoolRefused."""
@@ -217,7 +217,7 @@ class Spool:
         return file
 
     def create_temporary(self, name: str) -> BinaryIO:
-        """Return a file without a name, for the compressed form of `name`. Raises OSError."""
+        """Return a file without a name, for a compressed segment. Raises OSError."""
         file = self._create(name + COMPRESSED)
         self.remove([name + COMPRESSED])
         return file
@@ -241,7 +241,7 @@ class Spool:
                 os.unlink(name, dir_fd=self._folder)
 
     def is_removed(self) -> bool:
-        """Return whether somebody has removed the folder, or the socket that is in it."""
+        """Return whether somebody has removed the folder, or the socket in it."""
         return os.fstat(self._folder).st_nlink == 0 or not os.path.exists(ipc.path_in(self._folder, ipc.SOCKET))
 
     def free_segments(self, size: int) -> int:

@@ -15,7 +15,7 @@ FILE = "counters.json"
 
 
 class Counters:
-    """Be counters that only grow, and the last of what matters.
+    """Count what only grows, and remember the last of what matters.
 
     Times are seconds since 1970 (0: never). waited: the seconds that PostgreSQL has
     waited for replies.
@@ -42,7 +42,7 @@ class Counters:
         return json.dumps(self.__dict__)
 
     def count_reply(self, name: str, outcome: str, detail: str, seconds: float) -> None:
-        """Count that PostgreSQL has waited for an outcome (policy's) for file `name`."""
+        """Count a reply: PostgreSQL has waited for an outcome (policy's)."""
         self.waited += seconds
         if outcome == policy.ABSENT:
             self.absent += segment.is_segment_name(name)

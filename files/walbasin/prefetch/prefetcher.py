@@ -55,7 +55,7 @@ def result_of(error: Exception) -> FetchResult:
 
 
 class Source(Protocol):
-    """Be where files come from: GatePool or StockBarman."""
+    """Bring files: a GatePool or a StockBarman."""
 
     def is_ready(self) -> bool:
         """Return whether requests may be made."""
@@ -83,7 +83,7 @@ class Source(Protocol):
 
 
 class InFlightFetch:
-    """Be a file on its way into the spool (a FetchHandler)."""
+    """Receive one file into the spool (a FetchHandler)."""
 
     def __init__(self, prefetcher: "Prefetcher", name: str, file: BinaryIO) -> None:
         self.name = name
@@ -183,7 +183,7 @@ class Prefetcher:
         self.pump()
 
     def follow_replay(self) -> List[str]:
-        """Note what has gone from the spool: PostgreSQL replays it. Return what is left.
+        """Note which segments PostgreSQL has taken. Return those that are left.
 
         Look into the spool itself: the FIFO tells of a hit a moment later, and to fetch
         it again meanwhile would be a waste.
@@ -245,7 +245,7 @@ class Prefetcher:
         return True
 
     def on_first_byte(self) -> None:
-        """Note that the archive has a file: one more may be asked for without knowing."""
+        """Ask for one more ahead of replay: the archive has what was asked for."""
         self._lookahead_credit += 1
         self.pump()
 

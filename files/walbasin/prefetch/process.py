@@ -1,8 +1,8 @@
-"""Be the prefetch process behind -p: one for a cluster, in a session of its own.
+"""Run the prefetch process behind -p: one for a cluster, in a session of its own.
 
 Calls of restore_command reach it through a socket in the cluster's spool. The first
-call that finds none starts it: holding the spool's lock it makes the socket, then forks.
-So nobody waits for it to come up, and there are never two.
+call that finds none starts it: holding the spool's lock it makes the socket, then
+forks. So nobody waits for it to come up, and there are never two.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ FIFO_LENGTH = 65536
 
 
 class Stopped(BaseException):
-    """Say that SIGTERM asked the process to stop."""
+    """Report that SIGTERM asked the process to stop."""
 
 
 class PrefetchConfig(NamedTuple):
@@ -75,7 +75,7 @@ class PrefetchServer:
         self.last_use = time.monotonic()
 
     def run(self) -> None:
-        """Serve until there is a reason to end. Then empty the spool, and end all ssh."""
+        """Serve until there is a reason to end. Then clear the spool, end all ssh."""
         debug(f"the prefetch process starts, for {self.cluster.path}")
         fifo = self.spool.open_taken_fifo()
         self.spool.register(self.cluster)
@@ -105,7 +105,7 @@ class PrefetchServer:
             self.spool.clear()
 
     def _watch_server(self) -> None:
-        """End before the server does, so that nobody is left whom its service waits for.
+        """End before the server does, so that its service waits for nobody.
 
         A systemd that is not told of empty control groups (version 1, in a container)
         was seen to wait for ever. When a server stops, its startup process is the first
@@ -125,7 +125,7 @@ class PrefetchServer:
         self.is_ending = True
 
     def _is_over(self) -> bool:
-        """Return whether it is idle, without its server, promoted, or without a spool."""
+        """Return whether it is idle, promoted, or without server or spool."""
         postmaster_id = self.cluster.postmaster_id
         is_idle = not self.prefetcher.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
         is_promoted = postmaster_id is not None and not data_directory.is_still_recovering(self.cluster)

@@ -14,28 +14,28 @@ Exception
 
 
 class FetchError(Exception):
-    """Say that a request was not answered; the text is the cause."""
+    """Report that a request was not answered; the text is the cause."""
 
 
 class HostUnreachable(FetchError):
-    """Say that Barman's host itself was not reached."""
+    """Report that Barman's host itself was not reached."""
 
 
 class ConnectionLost(FetchError):
-    """Say that the connection ended in the middle of an answer; another may bring it."""
+    """Report that the connection ended in the middle; another may bring the file."""
 
 
 class ReadTimeout(FetchError):
-    """Say that an open connection was silent for too long."""
+    """Report that an open connection was silent for too long."""
 
 
 class RemoteError(FetchError):
-    """Say that the other side answered, and failed."""
+    """Report that the other side answered, and failed."""
 
 
 class SkippedDuringOutage(FetchError):
-    """Say that nothing was tried: Barman could not be reached a moment ago."""
+    """Report that nothing was tried: Barman could not be reached a moment ago."""
 
 
 class NotInArchive(Exception):
-    """Say that Barman answered: the file is not in the archive."""
+    """Report that Barman answered: the file is not in the archive."""

@@ -38,7 +38,7 @@ LONGEST_BANNER = 64 * 1024
 
 
 class FetchHandler(Protocol):
-    """Be who asked for file `name`, and take what comes."""
+    """Take what comes of file `name`."""
 
     name: str
     incoming: IncomingFile
@@ -54,11 +54,11 @@ class FetchHandler(Protocol):
 
 
 class NoGate(Exception):
-    """Say that the Barman host has no gate that speaks our protocol; the text is its output."""
+    """Report that no gate speaks our protocol there; the text is the host's output."""
 
 
 class GateConnection(ssh.Connection):
-    """Be one ssh connection to the gate.
+    """Carry requests and answers over one ssh connection to the gate.
 
     on_lost is called once with why it has ended, before its requests end.
     """
@@ -81,7 +81,7 @@ class GateConnection(ssh.Connection):
         self._on_lost = on_lost
         self._pending: Deque[FetchHandler] = deque()
         self._buffer = b""
-        # Of the frame that is being read: its kind, and the bytes that are still to come.
+        # Of the frame that is being read: its kind, and the bytes still to come.
         self._kind = b""
         self._left = 0
         self._has_first_byte = False
@@ -200,7 +200,7 @@ class GateConnection(ssh.Connection):
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.
 
-        Read a file to its end even when it cannot be used: the next answer is behind it.
+        Read it to its end even when it cannot be used: the next answer is behind it.
         """
         incoming = self._pending[0].incoming
         try:

@@ -21,8 +21,9 @@ SLOW = 0.2
 WINDOW = 2 << 20
 SHARE = 0.6
 SLOWED = 1.3
-# While others bring something, a connection loses its work to them when it is silent for
-# STALLED seconds, or has needed more for what comes at less than OUTPACED of their rate.
+# A connection loses its work to others that bring something when it is silent for
+# STALLED seconds, or has needed more for what comes at less than OUTPACED of their
+# rate.
 STALLED = 5.0
 OUTPACED = 0.25
 
@@ -30,9 +31,9 @@ OUTPACED = 0.25
 class SegmentTiming(NamedTuple):
     """Hold how fast a segment came.
 
-    seconds: its time, while `connections` were at work. alone: the fewest seconds that a
-    segment ever took with one connection. round_trip: seconds between a request and the
-    first byte of its answer.
+    seconds: its time, while `connections` were at work. alone: the fewest seconds that
+    a segment ever took with one connection. round_trip: seconds between a request and
+    the first byte of its answer.
     """
 
     seconds: float
@@ -73,7 +74,7 @@ def is_stalled(progress: Progress) -> bool:
 
 
 class GatePool:
-    """Be all connections to one gate.
+    """Spread requests over the connections to one gate.
 
     on_no_gate is called with the cause when there turns out to be no gate.
     """

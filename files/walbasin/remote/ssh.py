@@ -48,9 +48,10 @@ class Remote(NamedTuple):
 def ssh_command(remote: Remote, command_line: str, verbose: bool = False, control: Optional[str] = None) -> List[str]:
     """Return the argument vector of one session that runs a command line.
 
-    An empty one makes a master for `control` instead: the socket of a connection of ours
-    that several sessions share. Keep the user's own sharing out: a master started by it
-    would hold our stderr open for ever, and a dead one would answer for a living host.
+    An empty one makes a master for `control` instead: the socket of a connection of
+    ours that several sessions share. Keep the user's own sharing out: a master started
+    by it would hold our stderr open for ever, and a dead one would answer for a living
+    host.
     """
     options = {
         "BatchMode": "yes",
@@ -99,7 +100,7 @@ def error_from_exit(status: int, stderr: str, host: str, has_answered: bool = Fa
 
 
 class Connection:
-    """Be an ssh that runs, with a limit to its silence. Subclasses say what it is for."""
+    """Run one ssh, with a limit to its silence. Subclasses say what it is for."""
 
     def __init__(
         self,
@@ -151,11 +152,11 @@ class Connection:
         raise NotImplementedError
 
     def end(self, error: Optional[Exception]) -> None:
-        """Take note of the end, once. error: what `result` says, or why it was aborted."""
+        """Take note of the end, once. error: what went wrong, or None."""
         raise NotImplementedError
 
     def result(self) -> Optional[Exception]:
-        """Return None when the remote command ended well, after both pipes have ended."""
+        """Return what went wrong, or None, after both pipes have ended."""
         try:
             status = self.process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -184,7 +185,7 @@ class Connection:
 
 
 class RemoteCommand(Protocol):
-    """Be something that is run on another host."""
+    """Describe what is run on another host."""
 
     def command_line(self) -> str:
         """Return what goes to the shell there."""
@@ -235,7 +236,7 @@ class Session(Connection):
 
 
 class ControlMaster(Connection):
-    """Be the connection that several sessions share, through a socket.
+    """Hold the connection that several sessions share, through a socket.
 
     on_lost is called once, when it has ended.
     """
@@ -249,7 +250,7 @@ class ControlMaster(Connection):
         self._on_lost = on_lost
 
     def is_ready(self) -> bool:
-        """Return whether sessions may start: ssh makes the socket when it was let in."""
+        """Return whether sessions may start: ssh was let in and made the socket."""
         if not self.has_answered and os.path.exists(self._control):
             self.has_answered = True
             self.deadline = math.inf  # ssh's own keepalive notices a dead host
@@ -263,7 +264,7 @@ class ControlMaster(Connection):
 
 
 def _end_former(control: str) -> None:
-    """End the master of a process that was killed: nothing it waits for ended with that."""
+    """End the master of a process that was killed: it lives on by itself."""
     command = ["ssh", "-F", "none", "-o", f"ControlPath={control}", "-O", "exit", "--", "former"]
     null = subprocess.DEVNULL
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):

@@ -66,7 +66,7 @@ def parse_wals_directory(output: bytes) -> str:
 
 
 class StockBarman:
-    """Be the connection to a host without a gate, and what is known of that host.
+    """Fetch through sessions on one connection, and remember what the host has.
 
     on_lost is called with the cause when the host cannot be reached.
     """
@@ -157,5 +157,5 @@ class StockBarman:
         self._notify_lost(cause)
 
     def must_be_polled(self) -> bool:
-        """Return whether the master's socket is awaited, which appears without a word."""
+        """Return whether the master's socket is awaited: nothing announces it."""
         return self._master is not None and not self._master.has_answered and not self._master.is_ready()

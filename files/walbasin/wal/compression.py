@@ -26,7 +26,7 @@ XZ_MEMORY = 128 << 20
 
 
 class UnsupportedCompression(InvalidWal):
-    """Say that a file is stored in a form that cannot be decompressed on this host."""
+    """Report that a file is stored in a form that this host cannot decompress."""
 
 
 def _gzip() -> Any:
@@ -115,7 +115,7 @@ class DecompressingWriter:
     def write(self, data: bytes) -> None:
         """Take the next bytes as they came.
 
-        Raises InvalidWal when they cannot be those of a WAL file, OSError from the disk.
+        Raises InvalidWal when they cannot be those of a WAL file, and OSError.
         """
         if not self._is_decided:
             self._waiting += data
@@ -170,7 +170,7 @@ class DecompressingWriter:
             piece = b"" if is_whole else self._decompress(getattr(self._decompressor, "unconsumed_tail", b""))
 
     def _decompress(self, data: bytes) -> bytes:
-        """Return CHUNK bytes at most: an attacker, or zeros, can expand a thousand times."""
+        """Return CHUNK bytes at most: zeros, or an attack, expand a thousand times."""
         try:
             return bytes(self._decompressor.decompress(data, CHUNK))
         except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
@@ -185,7 +185,7 @@ class DecompressingWriter:
         self._file.write(data)
 
     def finish(self) -> None:
-        """Take note that no more bytes come. Raises InvalidWal when something is missing."""
+        """Write what is left. Raises InvalidWal when something is missing."""
         if not self._is_decided:
             self._decide(self._waiting)
             self._pass_on(self._waiting)
@@ -199,7 +199,7 @@ class DecompressingWriter:
         self._file.flush()
 
     def close(self) -> Optional[int]:
-        """End the program that decompresses, if there is one. Return its exit status."""
+        """End the program that decompresses, if there is one. Return its status."""
         if self._program is None:
             return None
         assert self._program.stdin is not None
@@ -228,7 +228,7 @@ class IncomingFile:
         self._waiting = b""
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises InvalidWal when there are too many, OSError from the disk."""
+        """Take the next bytes. Raises InvalidWal when there are too many, OSError."""
         if self._received is None:
             self._waiting += data
             if len(self._waiting) < MAGIC_LENGTH:
@@ -267,7 +267,7 @@ class IncomingFile:
         return moved
 
     def finish(self) -> None:
-        """Decompress what is compressed, which takes its time. Raises InvalidWal, OSError."""
+        """Decompress what is compressed, which may take long. Raises as `write`."""
         if self._received is None:
             self._decide(self._waiting)
             self._put(self._waiting)

@@ -1,7 +1,7 @@
 """Write and read the `barman get-wal` command line.
 
-Stock clients send it, we too where no gate is, and a gate lets it through. The forms are
-those that the barman-wal-restore of Barman 1.6.1 to 3.19.1 sends.
+Stock clients send it, we too where no gate is, and a gate lets it through. The forms
+are those that the barman-wal-restore of Barman 1.6.1 to 3.19.1 sends.
 """
 
 import shlex
@@ -19,7 +19,7 @@ LONGEST_LINE = 4096
 
 
 class Refused(Exception):
-    """Say that this is no command line of a released client; the text says why."""
+    """Report that this is no command line of a released client; the text says why."""
 
 
 class Request(NamedTuple):
@@ -56,7 +56,7 @@ def arguments(request: Request) -> List[str]:
 
 
 def means_absent(wal_name: str, status: int, stderr: str) -> bool:
-    """Return whether Barman's own words are a "no": its status 1 covers other errors too."""
+    """Return whether Barman says "no": its status 1 covers other errors too."""
     return status == 1 and f"WAL file '{wal_name}' not found in server" in stderr
 
 
@@ -106,7 +106,7 @@ def parse(command_line: str) -> Request:
 
 
 def _take_flag(words: List[str], name: str) -> bool:
-    """Remove an option from the front. Return whether it was there."""
+    """Remove an option, if it comes first. Return whether it did."""
     if words[:1] != [name]:
         return False
     words.pop(0)
@@ -114,7 +114,7 @@ def _take_flag(words: List[str], name: str) -> bool:
 
 
 def _take_value(words: List[str], name: str) -> Optional[str]:
-    """Remove an option and its value from the front. Return the value. Raises Refused."""
+    """Remove an option and its value. Return the value. Raises Refused."""
     if not _take_flag(words, name):
         return None
     if not words:

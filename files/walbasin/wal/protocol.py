@@ -28,7 +28,7 @@ LONGEST_REQUEST = 64
 class Opening(NamedTuple):
     """Hold what all requests of a connection have in common.
 
-    accepts: the compressions (names of wal.compression) that the fetcher can decompress.
+    accepts: the compressions (see wal.compression) that the fetcher can decompress.
     compression: how the gate compresses a file that is stored plain, or empty.
     config: Barman's configuration file, or empty.
     """

@@ -30,7 +30,7 @@ MAGIC_RANGE = range(0xD000, 0xE000)
 
 
 class InvalidWal(Exception):
-    """Say that what came is not the file that was asked for; the text says why."""
+    """Report that what came is not the file that was asked for; the text says why."""
 
 
 def is_segment_name(name: str) -> bool:
@@ -52,7 +52,7 @@ def is_history_name(name: str) -> bool:
 
 
 def is_wal_file_name(name: str) -> bool:
-    """Return whether a name is one of those that are fetched: a segment or a history file."""
+    """Return whether a name is that of a segment or a history file."""
     return is_segment_name(name) or is_history_name(name)
 
 
@@ -124,7 +124,7 @@ def parse_history(name: str, text: bytes) -> List[Tuple[int, int]]:
 
     Raises InvalidWal.
 
-    >>> parse_history("00000003.history", b"1\\t0/3000000\\tno reason\\n2\\t0/5000000\\t\\n")
+    >>> parse_history("00000003.history", b"1\\t0/3000000\\n2\\t0/5000000\\tno reason")
     [(1, 50331648), (2, 83886080)]
     """
     switches: List[Tuple[int, int]] = []

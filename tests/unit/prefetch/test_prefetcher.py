@@ -1,0 +1,302 @@
+"""Drive the prefetcher with a source that the test holds in its hands."""
+
+import gzip
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from walbasin import policy
+from walbasin.local import data_directory
+from walbasin.local.spool import Spool
+from walbasin.prefetch import prefetcher
+from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, result_of
+from walbasin.remote.archive import Archive
+from walbasin.remote.errors import (
+    ConnectionLost,
+    HostUnreachable,
+    NotInArchive,
+    ReadTimeout,
+    RemoteError,
+    SkippedDuringOutage,
+)
+from walbasin.remote.gate_connection import FetchHandler
+from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.wal.compression import UnsupportedCompression
+from walbasin.wal.getwal import Request
+from walbasin.wal.segment import InvalidWal
+
+from tests.support.wal_builder import FOREIGN, MIB, build_data_directory, build_segment
+
+JOBS = 4
+
+
+def name(number: int, timeline: int = 1) -> str:
+    """Return the name of a segment of 1 MiB."""
+    return f"{timeline:08X}00000000{number:08X}"
+
+
+class FakeSource:
+    """Be a source that does nothing by itself."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, FetchHandler] = {}
+        self.requested: list[str] = []
+        self.another_way = False
+        self.capacity = 99
+        self.ready = True
+        self.tuned: list[tuple[int, int]] = []
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def has_capacity(self, in_flight: int) -> bool:
+        return in_flight < self.capacity
+
+    def request(self, handler: FetchHandler) -> None:
+        self.requested.append(handler.name)
+        self.handlers[handler.name] = handler
+
+    def has_another_way(self, name: str, error: Exception) -> bool:
+        return self.another_way
+
+    def busy_connections(self) -> int:
+        return 1
+
+    def tune(self, seconds: float, connections: int, size: int) -> None:
+        self.tuned.append((connections, size))
+
+    def tick(self) -> None:
+        pass
+
+    def must_be_polled(self) -> bool:
+        return False
+
+    # What the test does.
+
+    def begin(self, name: str, content: bytes) -> None:
+        self.handlers[name].write(content)
+
+    def complete(self, name: str, error: Exception | None = None) -> None:
+        self.handlers.pop(name).on_complete(error)
+
+    def bring(self, name: str, content: bytes | None = None) -> None:
+        self.begin(name, build_segment(name) if content is None else content)
+        self.complete(name)
+
+
+class Bench:
+    """Be a prefetcher with its spool, its source and what it has told."""
+
+    def __init__(self, folder: Path, loop: EventLoop) -> None:
+        cluster = data_directory.read(str(build_data_directory(folder / "main")))
+        assert cluster
+        self.loop = loop
+        self.source = FakeSource()
+        self.spool = Spool(str(folder / "spool"), cluster, "barman", "angus")
+        archive = Archive(Remote("barman"), Request("angus", ""), cluster)
+        self.prefetcher = Prefetcher(self.spool, archive, JOBS, MIB, loop)
+        self.prefetcher.source = self.source
+        self.results: dict[str, FetchResult] = {}
+
+    def request(self, name: str) -> None:
+        self.prefetcher.request(name, lambda result: self.results.update({name: result}))
+
+    def take(self, name: str) -> None:
+        """Take a segment as PostgreSQL does, and tell as the FIFO does."""
+        self.spool.remove([name])
+        self.prefetcher.pump()
+
+    def fill(self) -> None:
+        """Have the first segment replayed and the window full behind it."""
+        self.request(name(1))
+        while self.source.handlers:
+            self.source.bring(next(iter(self.source.handlers)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with EventLoop() as loop:
+        yield Bench(tmp_path, loop)
+
+
+def test_requested_segment(bench: Bench) -> None:
+    bench.request(name(1))
+    assert bench.source.requested == [name(1)]
+    assert bench.prefetcher.has_work()
+    assert bench.results == {}
+    bench.source.bring(name(1))
+    assert bench.results == {name(1): FetchResult(policy.DELIVERED)}
+    assert name(1) in bench.spool.names()
+
+
+def test_segment_in_spool(bench: Bench) -> None:
+    bench.fill()
+    bench.source.requested.clear()
+    bench.request(name(2))
+    assert bench.results[name(2)] == FetchResult(policy.DELIVERED)
+    assert name(2) not in bench.source.requested
+
+
+def test_two_clients_one_fetch(bench: Bench) -> None:
+    results: list[FetchResult] = []
+    for _ in range(2):
+        bench.prefetcher.request(name(1), results.append)
+    bench.source.bring(name(1))
+    assert results == [FetchResult(policy.DELIVERED)] * 2
+    assert bench.source.requested.count(name(1)) == 1
+
+
+def test_lookahead_one_for_each_first_byte(bench: Bench) -> None:
+    bench.request(name(1))
+    assert bench.source.requested == [name(1)], "nothing is known of the archive yet"
+    bench.source.begin(name(1), build_segment(name(1)))
+    assert bench.source.requested == [name(1), name(2)]
+    bench.source.begin(name(2), build_segment(name(2)))
+    assert bench.source.requested == [name(1), name(2), name(3), name(4)], "two were there, so two more are asked for"
+
+
+def test_window_full(bench: Bench) -> None:
+    bench.fill()
+    assert bench.spool.names() == [name(number) for number in range(1, JOBS + 1)] + [name(JOBS + 1)]
+    assert not bench.prefetcher.has_work()
+    bench.source.requested.clear()
+    bench.take(name(1))
+    assert bench.source.requested == []
+    bench.take(name(2))
+    assert bench.source.requested == [name(JOBS + 2)]
+
+
+def test_replay_jumped_ahead(bench: Bench) -> None:
+    bench.fill()
+    bench.take(name(4))
+    assert bench.spool.names() == [name(5)], "what lies behind replay is evicted"
+
+
+def test_end_of_archive(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.bring(name(1))
+    bench.source.complete(name(2), NotInArchive())
+    assert bench.source.handlers == {}, "nothing is asked for beyond what is not there"
+    assert bench.results == {name(1): FetchResult(policy.DELIVERED)}, "nobody is told of a speculative miss"
+    bench.request(name(2))
+    assert bench.source.requested[-1] == name(2), "a 'no' is never remembered"
+    bench.source.complete(name(2), NotInArchive())
+    assert bench.results[name(2)] == FetchResult(policy.ABSENT)
+
+
+def test_another_way(bench: Bench) -> None:
+    bench.source.another_way = True
+    bench.request(name(1))
+    for _ in range(prefetcher.TRIES):
+        bench.source.complete(name(1), ConnectionLost("cut"))
+        assert bench.results == {}
+    bench.source.complete(name(1), ConnectionLost("cut for good"))
+    assert bench.source.requested == [name(1)] * (1 + prefetcher.TRIES)
+    assert bench.results[name(1)] == FetchResult(policy.UNKNOWN, "cut for good")
+
+
+def test_foreign_segment(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.bring(name(1), build_segment(name(1), FOREIGN))
+    assert bench.results[name(1)].outcome == policy.INVALID
+    assert "another cluster" in bench.results[name(1)].detail
+    assert bench.spool.names() == []
+
+
+def test_compressed_segment(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.bring(name(1), gzip.compress(build_segment(name(1))))
+    end = time.monotonic() + 10
+    while name(1) not in bench.results and time.monotonic() < end:
+        bench.loop.run_once(0.1)
+    assert bench.results[name(1)] == FetchResult(policy.DELIVERED)
+    assert name(1) in bench.spool.names()
+
+
+def test_timeline_switch(bench: Bench) -> None:
+    bench.request("00000002.history")
+    bench.source.bring("00000002.history", b"1\t0/300000\tno reason\n")
+    bench.request(name(1))
+    bench.source.bring(name(1))
+    bench.source.bring(name(2))
+    assert bench.source.requested[1:5] == [name(1), name(2), name(3, timeline=2), name(4, timeline=2)]
+
+
+def test_filesystem_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.spool, "free_segments", lambda size: 0)
+    bench.request(name(1))
+    bench.source.bring(name(1))
+    assert bench.source.requested == [name(1)], "what PostgreSQL waits for is fetched, nothing else"
+
+
+def test_spool_not_writable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(_: str) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(bench.spool, "create", create)
+    bench.request(name(1))
+    assert bench.results[name(1)] == FetchResult(policy.LOCAL_ERROR, "spool: No space left on device")
+
+
+def test_source_not_ready(bench: Bench) -> None:
+    bench.source.ready = False
+    bench.request(name(1))
+    assert bench.source.requested == []
+    bench.source.ready = True
+    bench.prefetcher.tick()
+    assert bench.source.requested == [name(1)]
+
+
+def test_source_busy(bench: Bench) -> None:
+    bench.source.capacity = 2
+    bench.request(name(1))
+    for number in (1, 2):
+        bench.source.begin(name(number), build_segment(name(number)))
+    assert bench.source.requested == [name(1), name(2)]
+
+
+def test_host_unreachable(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.complete(name(1), HostUnreachable("no route to host"))
+    assert bench.results[name(1)] == FetchResult(policy.UNKNOWN, "no route to host", is_outage=True)
+
+
+def test_more_connections_while_postgresql_waits(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.bring(name(1))
+    assert bench.source.tuned == [(1, MIB)]
+    bench.source.bring(name(2))
+    bench.source.bring(name(3))
+    assert len(bench.source.tuned) == 2, "not while the next segment lies in the spool"
+
+
+def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
+    monkeypatch.setattr(prefetcher, "verify", lambda *_: dict[str, str]()["x"])
+    bench.request(name(1))
+    bench.source.bring(name(1))
+    assert bench.results[name(1)] == FetchResult(policy.LOCAL_ERROR, "internal error, please report it: KeyError: 'x'")
+    assert logged[0].startswith("Traceback")
+    assert logged[-1] == "KeyError: 'x'"
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (NotInArchive(), FetchResult(policy.ABSENT)),
+        (InvalidWal("short"), FetchResult(policy.INVALID, "short")),
+        (UnsupportedCompression("GPG"), FetchResult(policy.INVALID, "GPG")),
+        (HostUnreachable("no route"), FetchResult(policy.UNKNOWN, "no route", is_outage=True)),
+        (ConnectionLost("cut"), FetchResult(policy.UNKNOWN, "cut")),
+        (ReadTimeout("silent"), FetchResult(policy.UNKNOWN, "silent")),
+        (RemoteError("failed"), FetchResult(policy.UNKNOWN, "failed")),
+        (SkippedDuringOutage("4 s ago"), FetchResult(policy.UNKNOWN, "4 s ago")),
+        (OSError(28, "No space left on device"), FetchResult(policy.LOCAL_ERROR, "spool: No space left on device")),
+        (ValueError("7"), FetchResult(policy.LOCAL_ERROR, "internal error, please report it: ValueError: 7")),
+    ],
+)
+def test_result_of_error(error: Exception, result: FetchResult) -> None:
+    assert result_of(error) == result
