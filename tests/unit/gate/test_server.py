@@ -74,7 +74,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests=st.lists(lines, max_size=8), rest=st.binary(max_size=60))
 def test_whatever_is_asked_nothing_but_allowed_wal_is_given(config: Path, requests: list[bytes], rest: bytes) -> None:
     sent = b"".join(line + b"\n" for line in requests) + rest.replace(b"\n", b"")
