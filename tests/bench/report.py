@@ -183,7 +183,10 @@ def draw(results: Results, file: Path) -> None:
 
 
 def summary(results: Results) -> str:
-    """Return the three lines that README.md shows. Raises KeyError when a figure was not measured."""
+    """Return the three lines that README.md shows.
+
+    Raises KeyError when a figure was not measured.
+    """
     lines = [
         (PLAIN, "Segments a second"),
         (RECOVERY, "Seconds of a standby's recovery"),
@@ -198,7 +201,10 @@ def _beside(results: Results, row: str) -> str:
 
 
 def publish(results: Results, is_for_docs: bool) -> None:
-    """Print the tables, and write them with a chart into docs/ and README.md, or into .cache/bench."""
+    """Print the tables, and write them with a chart.
+
+    Into docs/ and README.md, or into .cache/bench.
+    """
     text = f"{table(results)}\n\n{targets(results)}\n"
     print(text)
     folder = docs.DOCS if is_for_docs else docs.ROOT / ".cache" / "bench"
