@@ -20,10 +20,10 @@ def install(folder: Path, files: Dict[str, str] = FILES, check: bool = False, ru
     command = [sys.executable, "-IS", "-c", SCRIPT, str(folder / "lib"), str(folder), str(check)]
     (folder / "stdin").write_text(json.dumps(files), encoding="utf-8")
     # A hardened root has a umask that would hide the files from PostgreSQL.
-    started = [
-        subprocess.Popen(command, stdin=(folder / "stdin").open(), stdout=subprocess.PIPE, text=True, umask=0o077)
-        for _ in range(runs)
-    ]
+    started = []
+    for _ in range(runs):
+        with (folder / "stdin").open() as stdin:
+            started.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, umask=0o077))
     (folder / "stdin").unlink()
     written = "".join(run.communicate()[0] + "\n" for run in started).split()
     assert [run.returncode for run in started] == [0] * runs

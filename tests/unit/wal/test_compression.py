@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 def arrived(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
     """What an arrival made of a whole file that came in these pieces."""
-    with (folder / "file").open("w+b") as file:
-        arrival = IncomingFile(file, tempfile.TemporaryFile)
+    with (folder / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as arrival:
         for chunk in chunks:
             arrival.write(chunk)
         arrival.finish()
-        arrival.close()
         file.seek(0)
         return arrival, file.read()
 
@@ -196,8 +195,7 @@ def test_what_is_spliced_goes_behind_what_was_written(tmp_path: Path, form: str)
     reader, writer = os.pipe()
     os.write(writer, stored[50:])
     os.close(writer)
-    with (tmp_path / "file").open("w+b") as file:
-        arrival = IncomingFile(file, tempfile.TemporaryFile)
+    with (tmp_path / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as arrival:
         assert arrival.splice(reader, 10) is None, "as long as it is not known what it is"
         arrival.write(stored[:50])
         while arrival.splice(reader, 100):
