@@ -163,7 +163,11 @@ def test_service_of_running_server(unit: str, service: str) -> None:
     ],
 )
 def test_stale_pid_file(executable: str, answer: Any, running: bool, config: str) -> None:
-    known = {**cluster(postmaster_pid="17\n"), "__standby_postmaster_program": {"stdout": executable}, "__standby_server_query": answer}
+    known = {
+        **cluster(postmaster_pid="17\n"),
+        "__standby_postmaster_program": {"stdout": executable},
+        "__standby_server_query": answer,
+    }
     assert value_of("__standby_running", **known) is running
     assert value_of("__standby_config_file", **known) == config
 
@@ -219,11 +223,14 @@ def test_standby_signal(version: str, files: Dict[str, str], is_standby: bool) -
 )
 def test_pending_restart_before_12(started: str, written: bool, pending: List[str]) -> None:
     known = cluster("11", recovery_conf="", postmaster_pid=f"17\n/data\n{started}\n5432\n")
-    assert value_of("__standby_pending_restart", **known, __standby_recovery_conf_written={"changed": written}) == pending
+    assert (
+        value_of("__standby_pending_restart", **known, __standby_recovery_conf_written={"changed": written}) == pending
+    )
 
 
 @pytest.mark.parametrize(
-    ("lines", "pending"), [({"stdout_lines": ["", '["restore_command"]']}, ["restore_command"]), ({"skipped": True}, [])]
+    ("lines", "pending"),
+    [({"stdout_lines": ["", '["restore_command"]']}, ["restore_command"]), ({"skipped": True}, [])],
 )
 def test_pending_restart_from_12(lines: Dict[str, Any], pending: List[str]) -> None:
     assert value_of("__standby_pending_restart", **cluster(), __standby_pending=lines) == pending
@@ -260,9 +267,7 @@ def test_same_value_in_auto_conf(auto: str, shadowed: List[str]) -> None:
         (100.25, 100.5, False, "/bin/false", True),
     ],
 )
-def test_reload_pending(
-    written: float, loaded: float, is_changed: bool, command: str, is_pending: bool
-) -> None:
+def test_reload_pending(written: float, loaded: float, is_changed: bool, command: str, is_pending: bool) -> None:
     known = {
         **cluster(),
         "__standby_settings_written": {"changed": is_changed},
