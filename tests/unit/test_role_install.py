@@ -195,12 +195,13 @@ def test_package_is_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/kept.py").exists()
 
 
-def test_failed_upgrade_keeps_former_modules(tmp_path: Path) -> None:
+def test_failed_upgrade_keeps_former_modules(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The former program goes on working until the new one is complete."""
     install(tmp_path, FLAT)
     (tmp_path / "lib/walbasin/wal").write_text("a file where a folder has to be", encoding="utf-8")
     with pytest.raises(AssertionError):
         install(tmp_path, FOLDERS)
+    assert re.fullmatch(r"\S+/lib is not complete: .*walbasin/wal'\. Correct .*\n", capfd.readouterr().err)
     assert set(FLAT) <= set(tree(tmp_path / "lib"))
 
 

@@ -153,4 +153,7 @@ def main(folder: str, bin_folder: str, is_check: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], is_check=sys.argv[3] == "True")
+    try:
+        main(sys.argv[1], sys.argv[2], is_check=sys.argv[3] == "True")
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]} is not complete: {error}. Correct that and run again.")
