@@ -20,7 +20,7 @@ def load(path: Path) -> Any:
 
 
 def value_of(expression: str, **known: Any) -> Any:
-    """Return the value of an expression; `known` is what a user set and tasks have read."""
+    """Return the value of an expression, given what a user set and tasks have read."""
     variables = {
         **load(ROLE / "defaults/main.yml"),
         **{name: value for path in sorted(ROLE.glob("vars/main/*.yml")) for name, value in load(path).items()},

@@ -1,4 +1,4 @@
-"""Tests of roles/standby/files/authorize.py, which keeps a standby's line in authorized_keys."""
+"""Test roles/standby/files/authorize.py, which writes a standby's key line."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Tests of roles/standby/files/install.py, which puts the programs on a host."""
+"""Test roles/standby/files/install.py, which puts the programs on a host."""
 
 import json
 import os
@@ -17,7 +17,10 @@ SCRIPT = (ROLE / "files/install.py").read_text(encoding="utf-8")
 
 
 def install(folder: Path, files: Dict[str, str] = FILES, check: bool = False, runs: int = 1) -> List[str]:
-    """Run the script so many times at once, and return what they print: names of files, "->" for the link."""
+    """Run the script so many times at once, and return the names that it prints.
+
+    "->" stands for the link.
+    """
     command = [sys.executable, "-IS", "-c", SCRIPT, str(folder / "lib"), str(folder), str(check)]
     (folder / "stdin").write_text(json.dumps(files), encoding="utf-8")
     # A hardened root has a umask that would hide the files from PostgreSQL.
@@ -112,7 +115,8 @@ def test_runs_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.new"))
 
 
-# The layout before the package had folders, and after it. gate is a module there, a folder here.
+# The layout before the package had folders, and after it. gate is a module in the first
+# and a folder in the second.
 FLAT = {
     **{f"walbasin/{name}.py": "" for name in ("__init__", "__main__", "policy", "codec", "gate", "segment")},
     "program": "#!/bin/sh\n",
@@ -126,7 +130,7 @@ STALE = [f"walbasin/{name}.py" for name in ("codec", "gate", "segment")]
 
 
 def tree(folder: Path) -> List[str]:
-    """Return all files below a folder, byte code as the name of its module in brackets."""
+    """Return all files below a folder, byte code as its module's name in brackets."""
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     return sorted(re.sub(r"(.*)__pycache__/(\w+)\.[^/]*", r"[\1\2.py]", name) for name in names)
 
@@ -158,7 +162,7 @@ def test_stale_modules_in_check_mode(tmp_path: Path) -> None:
 
 
 def test_stale_leftovers(tmp_path: Path) -> None:
-    """What a killed run or a removed module has left goes as well, and nothing else does."""
+    """Nothing goes but what a killed run or a removed module has left."""
     install(tmp_path)
     package = tmp_path / "lib/walbasin"
     (package / "a.py.new").write_text("A =", encoding="utf-8")
@@ -173,7 +177,7 @@ def test_stale_leftovers(tmp_path: Path) -> None:
 
 
 def test_stale_links(tmp_path: Path) -> None:
-    """A link in the package goes; what it points to, and what lies beside the package, stays."""
+    """A link in the package goes; its target and what lies beside the package stay."""
     install(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

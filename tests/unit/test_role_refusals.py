@@ -1,4 +1,4 @@
-"""Tests of the role's refusals: each says what to do, and nothing is changed.
+"""Test the role's refusals: each says what to do, and nothing is changed.
 
 One run, with a host for each. The refusals that need real servers are in the lab
 (molecule/shared/verify_refusals.yml).
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.timeout(600)
 
 USER = getpass.getuser()
 
-# What is wrong -> what a user set, the version and the files of the data directory, and the
-# words of the refusal.
+# What is wrong -> what a user set, the version and the files of the data directory, and
+# the words of the refusal.
 REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
     "missing": ({"standby_barman_server": None}, "15", {}, "missing required arguments: standby_barman_server"),
     "choice": ({"standby_compression": "lz4"}, "15", {}, "standby_compression must be one of: none, gzip, bzip2"),
@@ -33,7 +33,7 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
         {},
         r"The role has no standby_barman_sever \(did you mean standby_barman_server\?\) \(set for misspelt\)",
     ),
-    # Another variable of the site is none of the role's business: this host is refused for its version.
+    # Refused for its version alone: a site's own variable is no error.
     "site-variable": ({"standby_port": 5433}, "9.6", {}, "is of PostgreSQL 9.6; the role supports 10 and later"),
     "shell": ({"standby_barman_server": "a; b"}, "15", {}, "standby_barman_server: a; b .* may only have letters"),
     "from": (

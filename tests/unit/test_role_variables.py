@@ -1,4 +1,4 @@
-"""Tests of the role's variables: what a user can set, and what the role computes."""
+"""Test the role's variables: what a user can set, and what the role computes."""
 
 from typing import Any, Dict, List
 
@@ -91,7 +91,7 @@ def test_barman_address(hostvars: Dict[str, Any], address: str) -> None:
 
 
 def found(*clusters: str, **known: Any) -> List[str]:
-    """Return the clusters that are chosen where Debian's tools list these (version:directory)."""
+    """Return the chosen ones where Debian's tools list these (version:directory)."""
     pairs = [name.split(":") for name in clusters]
     where = {
         "__standby_lsclusters": {"stdout_lines": [f"{v} main 5432 down postgres {d} /log" for v, d in pairs]},

@@ -1,4 +1,4 @@
-"""Run a command after the first change that a task makes, to cause a fault at that moment.
+"""Run a command after the first change that a task makes, to cause a fault then.
 
 `kill -9 $PPID` ends the run there, as a power cut at the controller would.
 """

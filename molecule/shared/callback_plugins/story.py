@@ -1,6 +1,7 @@
-"""Print the messages of the tasks tagged `story`, each with the seconds since the start.
+"""Print the messages of the tasks tagged `story`.
 
-They go to file descriptor 3, so that the full output of Ansible can go elsewhere.
+Each has the seconds since the start. They go to file descriptor 3, so that the full
+output of Ansible can go elsewhere.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Write one standby's line into an authorized_keys: the one on stdin.
 
 It replaces all lines that have its comment or its key; an empty line removes them.
-Prints what was different; with a third argument "True" (Ansible's check mode) it changes
-nothing. Runs as the user whose file it is. The file is read, written and renamed under a
-lock, because other keys lie in it, and other runs of the role write to it.
+Prints what was different; with a third argument "True" (Ansible's check mode) it
+changes nothing. Runs as the user whose file it is. The file is read, written and
+renamed under a lock, because other keys lie in it, and other runs of the role write to
+it.
 """
 
 import difflib
