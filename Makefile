@@ -29,7 +29,7 @@ apt = echo "installing $(1)"; command -v apt-get >/dev/null || { echo "This mach
 pip = $(call quietly,pip,.venv/bin/pip install --disable-pip-version-check $(1))
 
 .PHONY: help setup engine check lint $(LINTERS) unit coverage integration soak bench packages tools versions molecule test \
-    test-all bare ansible-cores demo screenshots destroy dist readme changelog
+    test-all bare ansible-cores demo screenshots destroy dist docs changelog
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -115,7 +115,7 @@ soak: setup packages ## a standby that lives on Barman alone, with random faults
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
 	@command -v pgbackrest >/dev/null || { $(call apt,pgbackrest); }
-	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--readme)
+	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--docs)
 .venv/.bench: requirements-bench.txt | setup
 	@$(call pip,--requirement requirements-bench.txt)
 	@touch $@
@@ -166,8 +166,8 @@ dist/%: files/% $(wildcard files/walbasin/*.py files/walbasin/*/*.py)
 	@python3 -m zipapp --compress --output .cache/$*.pyz .cache/dist
 	@cat $< .cache/$*.pyz >$@ && chmod 755 $@
 
-readme: setup ## write the README's table of role variables
-	@python -m tests.readme
+docs: setup ## write docs/role-variables.md
+	@python -m tests.docs
 
 changelog: setup ## write CHANGELOG.md from changelogs/fragments
 	@antsibull-changelog release --update-existing --refresh-fragments
