@@ -118,7 +118,10 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with EventLoop() as loop:
-        yield Bench(tmp_path, loop)
+        bench = Bench(tmp_path, loop)
+        yield bench
+        for fetch in bench.prefetcher._in_flight.values():
+            fetch.close()
 
 
 def test_requested_segment(bench: Bench) -> None:
