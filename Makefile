@@ -1,6 +1,5 @@
 # One command for each thing a person does.
 .DEFAULT_GOAL := help
-.PHONY: help setup engine lint unit integration soak bench packages versions molecule test test-all demo screenshots destroy dist readme
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
@@ -9,7 +8,10 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
 PACKAGES := postgresql openssh-server gnupg zstd lz4 chromium
+LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
+SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
 
+UNIT := tests/unit files/walbasin --doctest-modules
 # Tests wait more than they compute.
 SIDE_BY_SIDE := --numprocesses 4
 
@@ -19,36 +21,90 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
 export DEBIAN ?= 12
 export MOLECULE_GLOB := molecule/*/molecule.yml
 
+# What a tool says goes to .cache/NAME.log. It is shown only when the tool fails.
+quietly = mkdir -p .cache && ($(2)) >.cache/$(1).log 2>&1 || { cat .cache/$(1).log >&2; exit 1; }
+# Debian's packages. Where there is no apt-get, the reader is told what to install.
+apt = echo "installing $(1)"; command -v apt-get >/dev/null || { echo "This machine has no apt-get: install $(1) yourself." >&2; exit 1; }; \
+    $(call quietly,apt,$(SUDO) apt-get update && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes $(2) $(1))
+pip = $(call quietly,pip,.venv/bin/pip install --disable-pip-version-check $(1))
+
+.PHONY: help setup engine check lint $(LINTERS) unit coverage integration soak bench packages tools versions molecule test \
+    test-all bare ansible-cores demo screenshots destroy dist docs changelog
+
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: .venv/.ready $(COLLECTION) ## the virtual environment with the pinned tools
+# Debian keeps what venv needs, and ssh, in packages of their own.
 .venv/.ready: requirements-dev.txt requirements-barman.txt
+	@python3 -c 'import ensurepip' 2>/dev/null || { $(call apt,python3-venv); }
+	@command -v ssh-keygen >/dev/null || { $(call apt,openssh-client); }
 	@echo "preparing the virtual environment in .venv"
-	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
-	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-barman.txt
+	@$(call quietly,venv,python3 -m venv .venv)
+	@$(call pip,--requirement requirements-dev.txt)
+	@$(call pip,--no-deps --requirement requirements-barman.txt)
 	@touch $@
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn $(CURDIR) $@
 
-lint: setup .cache/promtool ## all linters
-	@ruff format --check --quiet && ruff check --quiet
+check: setup tools ## before each commit, in a minute: linters and unit tests, without the slow ones of the role
+	@$(MAKE) --jobs=2 --output-sync=target unit lint-python lint-shell lint-alerts UNIT="$(UNIT) --ignore tests/unit/test_role_refusals.py"
+
+lint: setup tools ## all linters
+	@$(MAKE) --jobs=2 --output-sync=target $(LINTERS)
+
+lint-python:
+	@ruff format --check --quiet
+	@ruff check --quiet
 	@mypy files/walbasin tests molecule/shared/callback_plugins molecule/screenshots console fabfile.py
+	@# Used only where Python has them.
+	@vermin --quiet --no-tips --target=3.8- --violations --exclude os.pidfd_open --exclude os.splice files roles/standby/files
 	@yamllint --strict .
+	@git ls-files -z | xargs -0 codespell
+
+lint-shell:
+	@for file in $(SHELL_FILES); do dash -n $$file || exit; done
+	@shellcheck $(SHELL_FILES) .ci/run
+
+lint-ansible:
 	@ansible-lint --offline -q
+
+lint-alerts:
 	@.cache/promtool check rules files/monitoring/alerts.yml >/dev/null
 	@.cache/promtool test rules tests/unit/alerts.yml >/dev/null
+
+# What users install is the tarball. ansible-test wants it outside of a git work tree. The tests that are skipped fetch
+# tools of their own from the internet; antsibull-changelog, ruff and yamllint look at the same.
+lint-collection:
+	@antsibull-docs lint-collection-docs --plugin-docs .
+	@antsibull-changelog lint
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && export ANSIBLE_COLLECTIONS_PATH=$$folder && \
+	$(call quietly,collection,set -ex; \
+	    ansible-galaxy collection build --output-path $$folder .; \
+	    ansible-galaxy collection install --offline --collections-path $$folder $$folder/*.tar.gz; \
+	    cd $$folder/ansible_collections/walbasin/barman; \
+	    ansible-doc --type role walbasin.barman.standby | cat; \
+	    ansible-playbook --syntax-check --inventory localhost$(,) playbooks/*.yml; \
+	    ansible-test sanity --python $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
+	        --skip-test changelog --skip-test pep8 --skip-test pylint --skip-test runtime-metadata --skip-test yamllint)
+, := ,
+
+tools: .cache/promtool
+	@command -v shellcheck >/dev/null || { $(call apt,shellcheck); }
 # Prometheus's own judge of rules, without the server.
 .cache/promtool:
 	@echo "fetching promtool"
-	@mkdir -p .cache/prometheus && cd .cache/prometheus && { apt-get download -qq prometheus 2>/dev/null || { \
-	    $(SUDO) apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg-deb -x prometheus_*.deb .
+	@mkdir -p .cache/prometheus
+	@$(call quietly,promtool,cd .cache/prometheus && { apt-get download prometheus || { \
+	    $(SUDO) apt-get update && apt-get download prometheus; } } && dpkg-deb -x prometheus_*.deb .)
 	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
 unit: setup ## unit tests
-	@pytest tests/unit $(SIDE_BY_SIDE)
+	@pytest $(UNIT) $(SIDE_BY_SIDE)
+
+coverage: setup ## which lines the unit tests reach
+	@pytest $(UNIT) $(SIDE_BY_SIDE) --cov --cov-report=term
 
 # Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
@@ -58,54 +114,63 @@ soak: setup packages ## a standby that lives on Barman alone, with random faults
 	@MINUTES=$(or $(MINUTES),30) pytest tests/integration/test_soak.py -m soak -rP
 
 bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman's own client, pgBackRest, cp; QUICK=1
-	@command -v pgbackrest >/dev/null || { \
-	    echo "installing pgbackrest"; \
-	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbackrest >/dev/null; }
-	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--readme)
+	@command -v pgbackrest >/dev/null || { $(call apt,pgbackrest); }
+	@python -m tests.bench $(if $(QUICK),--rounds 1 --segments 16,--docs)
 .venv/.bench: requirements-bench.txt | setup
-	@.venv/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts --requirement requirements-bench.txt
+	@$(call pip,--requirement requirements-bench.txt)
 	@touch $@
 
 packages:
-	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4,chromium} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
-	    echo "installing $(PACKAGES)"; \
-	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; }
+	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4,chromium} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(call apt,$(PACKAGES)); }
 
 # PostgreSQL 10 to 18, which no Debian has side by side.
 versions: .cache/postgresql/.ready
 .cache/postgresql/.ready: tests/integration/package.json
+	@command -v npm >/dev/null || { $(call apt,npm,--no-install-recommends); }
 	@echo "fetching PostgreSQL 10 to 18"
-	@command -v npm >/dev/null || { \
-	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null; }
 	@mkdir -p $(@D) && cp $< $(@D)
-	@npm install --prefix $(@D) --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error
+	@$(call quietly,npm,npm install --prefix $(@D) --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error)
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
-test-all: packages versions ## all that make test does, faults, day two, the lab with Debian 11 and 13, every size of segments with every PostgreSQL
+test-all: packages versions ## all that make test does, and what takes longer: fresh machines, each ansible-core, Debian 11 and 13, faults, day two, the benchmark
+	@$(MAKE) bare
+	@$(MAKE) bench QUICK=1
+	@$(MAKE) ansible-cores
 	@$(MAKE) molecule SCENARIO="faults day_two day_two_recovery_conf"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO=default DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 
-# pytest comes last, so that its summary is the last thing that is printed.
-test: lint molecule packages versions ## everything that has to pass
-	@pytest $(SIDE_BY_SIDE)
+# The lab waits, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
+# and last, so that their summary is the last thing that is printed.
+test: setup tools engine packages versions ## everything that has to pass
+	@$(MAKE) --jobs=2 --output-sync=line molecule unit $(LINTERS)
+	@pytest tests/integration $(SIDE_BY_SIDE)
+
+bare: setup ## setup, lint and unit tests on a Debian 12 and a 13 that have git, make and python3, and no more
+	@for debian in 12 13; do \
+	    $(MAKE) engine DEBIAN=$$debian && echo "on a bare Debian $$debian:" && \
+	    tests/bare-debian $$debian 'apt-get install --yes git make python3 >/dev/null && git init --quiet && git add . && make lint unit' || exit; \
+	done
+
+ansible-cores: setup ## deploy, check, verify and remove with every ansible-core that is promised, in the lab
+	@$(MAKE) engine DEBIAN=13 && $(MAKE) engine DEBIAN=12 && tests/ansible-cores
 
 dist: dist/barman-wal-restore dist/barman-wal-gate ## each program as one executable file
-dist/%: files/% $(wildcard files/walbasin/*.py)
+dist/%: files/% $(wildcard files/walbasin/*.py files/walbasin/*/*.py)
 	@rm -rf .cache/dist && mkdir -p .cache/dist dist
-	@cp -r files/walbasin .cache/dist/ && rm -rf .cache/dist/walbasin/__pycache__
+	@cp -r files/walbasin .cache/dist/ && find .cache/dist -name __pycache__ -prune -exec rm -r {} +
 	@echo 'import runpy; runpy.run_module("walbasin", run_name="__main__")' >.cache/dist/__main__.py
 	@python3 -m zipapp --compress --output .cache/$*.pyz .cache/dist
 	@cat $< .cache/$*.pyz >$@ && chmod 755 $@
 
-readme: setup ## write the README's table of role variables
-	@python -m tests.readme
+docs: setup ## write docs/role-variables.md
+	@python -m tests.docs
+
+changelog: setup ## write CHANGELOG.md from changelogs/fragments
+	@antsibull-changelog release --update-existing --refresh-fragments
 
 engine: ## a container engine and the lab's image
 	@molecule/shared/engine

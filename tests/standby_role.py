@@ -1,4 +1,4 @@
-"""The role's variables, computed as Ansible computes them, without a host."""
+"""Compute the role's variables and templates as Ansible does, without a host."""
 
 import base64
 from pathlib import Path
@@ -14,16 +14,16 @@ ROLE = ROOT / "roles" / "standby"
 init_plugin_loader()
 
 
-def load(path: str) -> Dict[str, Any]:
-    """A YAML file of the role."""
-    return dict(DataLoader().load_from_file(str(ROLE / path), trusted_as_template=True))
+def load(path: Path) -> Any:
+    """Return the content of a YAML file of the role."""
+    return DataLoader().load_from_file(str(path), trusted_as_template=True)
 
 
 def value_of(expression: str, **known: Any) -> Any:
-    """What an expression comes to; `known` is what a user set and what tasks have read."""
+    """Return the value of an expression, given what a user set and tasks have read."""
     variables = {
-        **load("defaults/main.yml"),
-        **load("vars/main.yml"),
+        **load(ROLE / "defaults/main.yml"),
+        **{name: value for path in sorted(ROLE.glob("vars/main/*.yml")) for name, value in load(path).items()},
         "role_path": str(ROLE),
         "inventory_hostname": "chris",
         "hostvars": {},
@@ -36,25 +36,28 @@ def value_of(expression: str, **known: Any) -> Any:
 
 
 def render(template: str, **known: Any) -> str:
-    """What a template comes to."""
+    """Return the text that a template becomes."""
     return str(value_of(f"lookup('ansible.builtin.template', '{ROOT}/templates/{template}')", **known))
 
 
 def slurped(text: str, **more: Any) -> Dict[str, Any]:
-    """A file as the module slurp gives it."""
+    """Return a file as the module slurp does."""
     return {"content": base64.b64encode(text.encode()).decode(), **more}
 
 
 def cluster(version: str = "15", data: str = "/var/lib/postgresql/15/main", **files: str) -> Dict[str, Any]:
-    """A Debian cluster that does not run, as tasks/cluster.yml finds it. A dot in a file name is an underscore here."""
+    """Return a stopped Debian cluster as tasks/find_cluster.yml finds it.
+
+    Names of files have an underscore here where they have a dot there.
+    """
     contents = {name.replace("_", "."): text for name, text in files.items()}
     return {
         "__standby_lsclusters": {"stdout_lines": [f"{version} main 5432 down postgres {data} /var/log/x.log"]},
         "__standby_pgdg": {"stdout_lines": []},
-        "__standby_locks": {"results": []},
+        "__standby_socket_locks": {"results": []},
         "__standby_versions": {"results": [slurped(f"{version}\n", item=data)]},
-        "__standby_pgdata": {"files": [{"path": f"{data}/{name}", "mtime": 100.5} for name in contents]},
-        "__standby_read": {"results": [slurped(text, item=name) for name, text in contents.items()]},
-        "__standby_exe": {"stdout": ""},
-        "__standby_paths": {"stdout_lines": [data, f"{data}/pg_wal"]},
+        "__standby_data_listing": {"files": [{"path": f"{data}/{name}", "mtime": 100.5} for name in contents]},
+        "__standby_state_files_read": {"results": [slurped(text, item=name) for name, text in contents.items()]},
+        "__standby_postmaster_program": {"stdout": ""},
+        "__standby_real_paths": {"stdout_lines": [data, f"{data}/pg_wal"]},
     }

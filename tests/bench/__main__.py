@@ -1,6 +1,8 @@
-"""make bench: how long PostgreSQL waits for WAL, ours beside Barman's own client, pgBackRest, cp and mv.
+"""Measure how long PostgreSQL waits for WAL.
 
-What counts are the ratios within one run; the same machine is twice as fast an hour later.
+Ours beside Barman's own client, pgBackRest, cp and mv. What counts are the ratios
+within one run: the same machine is twice as fast an hour later. Ends with status 1
+when what was delivered, or said, is not right, however fast it was.
 """
 
 import argparse
@@ -9,10 +11,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from .contest import CONTESTS
-from .field import Field
+from .field import Field, WrongResult
 from .report import Results, publish
 
 
@@ -35,27 +39,40 @@ def main() -> None:
 
 
 def run(folder: Path, contests: list[str], rounds: int, segments: int) -> Results:
+    """Return what the contests have measured.
+
+    Ends the benchmark where somebody did something wrong.
+    """
     progress(f"a primary writes {segments} segments, for every kind of archive")
     results = Results()
-    field = Field(folder)
     try:
-        field.prepare(segments)
-        standby = field.standby()
-        for title in contests:
-            with CONTESTS[title](field, standby) as entrants:
-                for number in range(rounds):
-                    for entrant, measure in entrants.items():
-                        os.sync()  # or the disk would still write what the one before has left
-                        measured = measure()
-                        for row, value in measured.items():
-                            results.add(row, entrant, value)
-                            progress(f"{title} {number + 1}/{rounds}: {row}: {entrant} {value:.4g}")
-    finally:
-        field.end()
+        with Field(folder) as field:
+            field.prepare(segments)
+            standby = field.standby()
+            for title in contests:
+                with CONTESTS[title](field, standby) as entrants:
+                    for number in range(rounds):
+                        for entrant, measure in entrants.items():
+                            os.sync()  # or the disk would still write what the one before has left
+                            for row, value in measured(f"{title}, {entrant}", measure).items():
+                                results.add(row, entrant, value)
+                                progress(f"{title} {number + 1}/{rounds}: {row}: {entrant} {value:.4g}")
+    except (AssertionError, CalledProcessError, WrongResult) as error:
+        sys.exit(f"make bench failed: {error}")
+    progress(f"no contest failed; {field.compared} delivered segments were right, byte for byte")
     return results
 
 
+def measured(who: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what was measured. Raises WrongResult, which says of whom."""
+    try:
+        return measure()
+    except (AssertionError, CalledProcessError, WrongResult) as error:
+        raise WrongResult(f"{who}: {error}") from error
+
+
 def progress(text: str) -> None:
+    """Show what goes on."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 

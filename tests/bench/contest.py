@@ -1,6 +1,8 @@
-"""What is measured, and who takes part in it. `limit` is what cannot be surpassed, or what it is compared with.
+"""Measure, each contest for those who take part in it.
 
-A contest gives for each contender a function that is called once a round, and returns what it measured: row -> value.
+A contest gives a function for each of them, which is called once a round, and returns
+what it has measured: row -> value. `limit` is what cannot be surpassed, or what ours is
+compared with.
 """
 
 import contextlib
@@ -16,10 +18,13 @@ from typing import Any
 
 import psycopg2
 
+from tests.support.fake_server import Calls
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import ME, POSTGRES, give, wait_until
 
+from . import rows
 from .field import ABSENT, JOBS, Field, Standby
+from .rows import STANDBYS
 
 OURS, NO_GATE, STOCK, PGBACKREST = "ours", "ours, no gate", "stock", "pgBackRest"
 CP, MV, LIMIT = "cp", "mv", "limit"
@@ -27,21 +32,30 @@ CP, MV, LIMIT = "cp", "mv", "limit"
 Entrants = dict[str, Callable[[], dict[str, float]]]
 Contest = Callable[[Field, Standby], contextlib.AbstractContextManager[Entrants]]
 
-# Seconds. A contender that replays in REPLAY seconds, a connection's handshake, a wide and a narrow network.
+# Seconds that PostgreSQL takes to replay a segment.
 REPLAY = 0.1
+# Seconds each way of a wide network.
 WIDE = 0.025
+# Seconds each way of a narrow network, and its bytes a second.
 NARROW, NARROW_RATE = 0.01, 100_000_000 // 8
+# Calls for a segment that is not there.
 MISSES = 8
-HITS = 16
-STANDBYS = 8
-# Segments: the rate of Barman's own client is the same for each batch of JOBS, so it need not fetch them all.
+# Segments that are fetched while replay takes its time.
+REPLAYED = 16
+# Segments for Barman's own client: its rate is the same for each batch of JOBS, so it
+# need not fetch them all.
 STEADY = 2 * JOBS
 # Longer than a round: what PostgreSQL does by itself in between is not to be measured.
 RETRY_INTERVAL = "60s"
 
 
 def throughput(kind: str) -> Contest:
-    """Segments a second when replay costs nothing, from nothing running on, and the CPU of both sides."""
+    """Measure segments a second when replay costs nothing, and the CPU of both sides.
+
+    It begins with nothing running.
+    """
+
+    rate = rows.RATE.format(kind)
 
     @contextlib.contextmanager
     def contest(field: Field, standby: Standby) -> Iterator[Entrants]:
@@ -49,15 +63,15 @@ def throughput(kind: str) -> Contest:
             def run() -> dict[str, float]:
                 trial = standby.trial(command(), field.names[:count])
                 return {
-                    f"segments a second, {kind} archive": count / sum(trial.seconds),
-                    f"CPU a segment on the standby, {kind}, ms": 1000 * trial.standby_cpu / count,
-                    f"CPU a segment on the Barman host, {kind}, ms": 1000 * trial.host_cpu / count,
+                    rate: count / sum(trial.seconds),
+                    rows.STANDBY_CPU.format(kind): 1000 * trial.standby_cpu / count,
+                    rows.BARMAN_CPU.format(kind): 1000 * trial.host_cpu / count,
                 }
 
             return run
 
         def stream() -> dict[str, float]:
-            return {f"segments a second, {kind} archive": len(field.names) / stream_seconds(field, field.names)}
+            return {rate: len(field.names) / stream_seconds(field, field.names)}
 
         entrants: Entrants = {
             OURS: fetch(lambda: standby.ours(kind=kind)),
@@ -77,7 +91,7 @@ def throughput(kind: str) -> Contest:
 
 
 def stream_seconds(field: Field, names: list[str]) -> float:
-    """How long one ssh takes to bring these segments into a file, handshake included."""
+    """Return how long one ssh takes to bring files into a file, handshake included."""
     command = ["ssh", "-F", str(field.barman.client / "ssh_config"), "-l", ME, "stock"]
     with tempfile.TemporaryFile(dir=field.folder) as file:
         started = time.monotonic()
@@ -87,12 +101,12 @@ def stream_seconds(field: Field, names: list[str]) -> float:
 
 @contextlib.contextmanager
 def waiting(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """What PostgreSQL waits for a segment when it takes REPLAY to replay one."""
+    """Measure what PostgreSQL waits for a segment, when replay takes REPLAY of each."""
 
     def fetch(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
-            seconds = standby.trial(command(), field.names[:HITS], REPLAY).seconds
-            return {"wait a segment at 100 ms replay, ms": 1000 * statistics.median(seconds[1:])}
+            seconds = standby.trial(command(), field.names[:REPLAYED], REPLAY).seconds
+            return {rows.WAIT: 1000 * statistics.median(seconds[1:])}
 
         return run
 
@@ -107,51 +121,67 @@ def waiting(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def hits(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """What PostgreSQL waits for a segment that is there, while nothing else goes on."""
-    row = "a spool hit, ms"
+    """Measure what PostgreSQL waits for a segment that is in the spool."""
 
     def ours() -> dict[str, float]:
         standby.settle()
         command = standby.ours(options=f"-p {len(field.names)}")
-        standby.call(command, field.names[:1])
-        standby.wait_for_spooled(field.names[-1])
-        return {row: 1000 * statistics.median(standby.call(command, field.names[1:]))}
+        first, *rest = field.names
+        standby.call(command, [first])
+        standby.wait_for_spooled(rest)
+        with without_python(field):  # so that a call which is no hit fails
+            return {rows.HIT: 1000 * statistics.median(standby.call(command, rest))}
 
     def local(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
-        return lambda: {row: 1000 * statistics.median(standby.trial(command(), field.names).seconds)}
+        return lambda: {rows.HIT: 1000 * statistics.median(standby.trial(command(), field.names).seconds)}
 
     yield {OURS: ours, CP: local(standby.cp), MV: local(standby.mv)}
 
 
 @contextlib.contextmanager
+def without_python(field: Field) -> Iterator[None]:
+    """Let no call of the fetcher start Python: only a hit does without."""
+    interpreter = field.fetcher.parent / "interpreter"
+    python = interpreter.read_text()
+    interpreter.write_text("/bin/false\n")
+    try:
+        yield
+    finally:
+        interpreter.write_text(python)
+
+
+@contextlib.contextmanager
 def cold_start(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """The first segment, with nothing running. The limit: one ssh that brings it."""
-    row = "first segment after a cold start, ms"
+    """Measure the first segment, with nothing running.
+
+    The limit: one ssh that brings it.
+    """
 
     def fetch(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
-        return lambda: {row: 1000 * standby.trial(command(), field.names[:1]).seconds[0]}
+        return lambda: {rows.COLD: 1000 * standby.trial(command(), field.names[:1]).seconds[0]}
 
     yield {
         OURS: fetch(standby.ours),
         NO_GATE: fetch(lambda: standby.ours("stock")),
         STOCK: fetch(standby.stock),
         PGBACKREST: fetch(standby.pgbackrest),
-        LIMIT: lambda: {row: 1000 * stream_seconds(field, field.names[:1]), "an ssh handshake, ms": handshake(field)},
+        LIMIT: lambda: {rows.COLD: 1000 * stream_seconds(field, field.names[:1]), rows.HANDSHAKE: handshake(field)},
     }
 
 
 def handshake(field: Field) -> float:
+    """Return the milliseconds of an ssh that brings nothing."""
     return 1000 * stream_seconds(field, ["/dev/null"])
 
 
 @contextlib.contextmanager
 def misses(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """How long it takes to be told that a segment is not there, with the connection open."""
+    """Measure how long it takes to be told that a segment is not there."""
 
     def ask(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
             seconds = standby.trial(command(), [field.names[0], *[ABSENT] * MISSES]).seconds
-            return {"a miss, connection open, ms": 1000 * statistics.median(seconds[1:])}
+            return {rows.MISS: 1000 * statistics.median(seconds[1:])}
 
         return run
 
@@ -162,7 +192,7 @@ def misses(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 
 def replayed(server: Server, name: str) -> bool:
-    """Whether all of this segment has been replayed."""
+    """Return whether all of this segment has been replayed."""
     end = (int(name[8:16], 16) << 32) + (int(name[16:], 16) + 1) * SEGMENT_SIZE
     with connected(server) as cursor:
         cursor.execute("SELECT pg_last_wal_replay_lsn() - '0/0' >= %s", (end,))
@@ -171,6 +201,7 @@ def replayed(server: Server, name: str) -> bool:
 
 @contextlib.contextmanager
 def connected(server: Server) -> Iterator[Any]:
+    """Give a cursor of a connection to this server."""
     connection = psycopg2.connect(host="127.0.0.1", port=server.port, user=POSTGRES, dbname="postgres")
     connection.autocommit = True
     try:
@@ -181,7 +212,10 @@ def connected(server: Server) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def running(field: Field, template: Server, restore_command: Callable[[Path], str]) -> Iterator[Server]:
-    """A real standby on a copy of `template`. The restore_command may depend on the data directory."""
+    """Give a real standby on a copy of `template`.
+
+    restore_command: made for its data directory.
+    """
     data = template.data.parent / "standby"
     subprocess.run(["rm", "-rf", data], check=True)
     server = template.copy(data, archive_mode="off", restore_command=restore_command(data))
@@ -196,7 +230,7 @@ def running(field: Field, template: Server, restore_command: Callable[[Path], st
 
 @contextlib.contextmanager
 def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """A real standby, from its start until it has replayed everything."""
+    """Measure a real standby, from its start until it has replayed everything."""
 
     def recover(command: Callable[[Path], str]) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
@@ -205,7 +239,7 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
                 started = time.monotonic()
                 server.start()
                 wait_until(lambda: replayed(server, field.names[-1]), "recovery", 120, step=0.01)
-                return {"a real standby's recovery, s": time.monotonic() - started}
+                return {rows.RECOVERY: time.monotonic() - started}
 
         return run
 
@@ -219,7 +253,10 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """From the request on until it is no longer in recovery: of a standby that has all there is."""
+    """Measure from the request on until a standby is no longer in recovery.
+
+    It has replayed all there is.
+    """
     with running(field, field.base, lambda data: standby.cp()) as server:
         server.start()
         wait_until(lambda: replayed(server, field.names[-1]), "recovery", 120, step=0.1)
@@ -244,23 +281,26 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
         return not cursor.fetchone()[0]
 
     def ours() -> dict[str, float]:
-        warm = promote("promotion, connection open, s", standby.ours())
-        return warm | promote("promotion, cold, s", standby.ours(), is_cold=True)
+        warm = promote(rows.PROMOTION, standby.ours())
+        return warm | promote(rows.PROMOTION_COLD, standby.ours(), is_cold=True)
 
     def black_holed() -> dict[str, float]:
         with black_hole() as port:
             standby_there = field.standby(field.barman.reach_through(port))
-            return promote("promotion, Barman black-holed, s", standby_there.ours(), is_cold=True)
+            return promote(rows.PROMOTION_DARK, standby_there.ours(), is_cold=True)
 
     yield {
-        LIMIT: lambda: promote("promotion, connection open, s", "/bin/false"),
+        LIMIT: lambda: promote(rows.PROMOTION, "/bin/false"),
         OURS: lambda: ours() | black_holed(),
     }
 
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[int]:
-    """A port from which no answer comes: its queue is full, so that Linux drops what else would connect."""
+    """Give a port from which no answer comes.
+
+    Its queue is full, so that Linux drops what else would connect.
+    """
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -277,8 +317,7 @@ def black_hole() -> Iterator[int]:
 
 @contextlib.contextmanager
 def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Behind a relay with a round trip of 50 ms, and behind the same without."""
-    row = "segments a second at 50 ms round trip"
+    """Measure behind a round trip of 50 ms. The limit: the same relay without it."""
     with field.far(WIDE) as far, field.far(0) as near:
 
         def fetch(
@@ -287,7 +326,7 @@ def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
             def run() -> dict[str, float]:
                 # What it takes to find out how many connections help is over by then.
                 seconds = there.trial(command(), field.names[:count]).seconds[count // 3 :]
-                return {row: len(seconds) / sum(seconds)}
+                return {rows.WIDE: len(seconds) / sum(seconds)}
 
             return run
 
@@ -301,81 +340,84 @@ def wide(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Behind 100 Mbit/s and a round trip of 20 ms. The limit: the compressed bytes, and the link with nothing else."""
-    row = "segments a second at 100 Mbit/s, {}"
+    """Measure behind 100 Mbit/s and a round trip of 20 ms.
+
+    The limit: the compressed bytes, and the link with nothing else.
+    """
     names = field.names
     stored = [field.barman.file("angus_gzip", name).stat().st_size for name in names]
     squeezed = [len(zlib.compress((field.local / name).read_bytes(), 1)) for name in names]
     with field.far(NARROW, NARROW_RATE) as far:
 
-        def fetch(what: str, command: str, count: int = len(names)) -> dict[str, float]:
-            return {row.format(what): count / sum(far.trial(command, names[:count]).seconds)}
+        def fetch(row: str, command: str, count: int = len(names)) -> dict[str, float]:
+            return {row: count / sum(far.trial(command, names[:count]).seconds)}
 
         yield {
-            OURS: lambda: fetch("gzip archive", far.ours(kind="gzip")) | fetch("-z", far.ours(options=f"-p {JOBS} -z")),
-            STOCK: lambda: fetch("gzip archive", far.stock("gzip"), STEADY),
-            PGBACKREST: lambda: fetch("gzip archive", far.pgbackrest("gzip")),
+            OURS: lambda: (
+                fetch(rows.NARROW, far.ours(kind="gzip")) | fetch(rows.NARROW_Z, far.ours(options=f"-p {JOBS} -z"))
+            ),
+            STOCK: lambda: fetch(rows.NARROW, far.stock("gzip"), STEADY),
+            PGBACKREST: lambda: fetch(rows.NARROW, far.pgbackrest("gzip")),
             LIMIT: lambda: {
-                row.format("gzip archive"): NARROW_RATE * len(names) / sum(stored),
-                row.format("-z"): NARROW_RATE * len(names) / sum(squeezed),
+                rows.NARROW: NARROW_RATE * len(names) / sum(stored),
+                rows.NARROW_Z: NARROW_RATE * len(names) / sum(squeezed),
             },
         }
 
 
 @contextlib.contextmanager
 def many(field: Field, _: Standby) -> Iterator[Entrants]:
-    """Several standbys at once on one Barman host, and one after the other: so many bytes have to wait for the disk."""
+    """Measure several standbys at once. The limit: the same, one after the other.
+
+    Both have the same bytes to wait for on the disk.
+    """
     standbys = [field.standby() for _ in range(STANDBYS)]
     names = field.names
-
-    row = f"segments a second, {STANDBYS} standbys"
 
     def settle() -> None:
         for each in standbys:
             each.settle()
 
-    def check() -> None:
-        for each in standbys:
-            each.check()
+    def check(calls: list[Calls]) -> None:
+        for each, its_calls in zip(standbys, calls, strict=True):
+            each.check(its_calls)
 
     def together() -> dict[str, float]:
         settle()
         for each in standbys:
             each.begin(each.ours(), names)
-        finished = [sum(each.finish()) for each in standbys]
-        check()
-        return {
-            row: STANDBYS * len(names) / max(finished),
-            "the slowest of them, of the fastest": min(finished) / max(finished),
-        }
+        calls = [each.finish() for each in standbys]
+        check(calls)
+        seconds = [sum(each.seconds) for each in calls]
+        return {rows.MANY: STANDBYS * len(names) / max(seconds), rows.FAIR: min(seconds) / max(seconds)}
 
     def in_turn() -> dict[str, float]:
         settle()
-        seconds = 0.0
+        calls = []
         for each in standbys:
             each.begin(each.ours(), names)
-            seconds += sum(each.finish())
-        check()
-        return {row: STANDBYS * len(names) / seconds}
+            calls.append(each.finish())
+        check(calls)
+        return {rows.MANY: STANDBYS * len(names) / sum(sum(each.seconds) for each in calls)}
 
     yield {OURS: together, LIMIT: in_turn}
 
 
 @contextlib.contextmanager
 def memory(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Of the prefetch process, when its spool is full."""
+    """Measure the memory of the prefetch process, when its spool is full."""
 
     def measure(jobs: int) -> float:
         standby.settle()
         standby.call(standby.ours(options=f"-p {jobs}"), field.names[:1])
-        standby.wait_for_spooled(field.names[min(jobs, len(field.names)) - 1])
+        standby.wait_for_spooled(field.names[1:jobs])
         return max(map(peak_memory, standby.prefetch_processes())) / 1024
 
-    yield {OURS: lambda: {f"memory, -p {jobs}, MiB": measure(jobs) for jobs in (JOBS, len(field.names))}}
+    yield {OURS: lambda: {rows.MEMORY.format(jobs): measure(jobs) for jobs in (JOBS, len(field.names))}}
 
 
 def peak_memory(pid: int) -> int:
-    """KiB."""
+    """Return the KiB that a process had at most."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 

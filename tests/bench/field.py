@@ -1,8 +1,10 @@
-"""Where the contest takes place: a Barman host, pgBackRest beside it, archives of pgbench's WAL, and standbys."""
+"""Prepare where contests take place.
+
+A Barman host, pgBackRest beside it, archives of WAL that pgbench wrote, and standbys.
+"""
 
 import contextlib
 import filecmp
-import json
 import os
 import re
 import shutil
@@ -12,16 +14,19 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import NamedTuple
 
 from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.fake_server import Calls, FakeServer, Leftovers
 from tests.support.postgres import Server
-from tests.support.processes import BECOME, ME, PYTHON, free_port, give, give_folder, processes, wait_until
+from tests.support.processes import ME, free_port, give, give_folder, processes, wait_until
 
-HERE = Path(__file__).parent
 # Kinds of archive, and what pgBackRest calls them.
 KINDS = {"plain": "none", "gzip": "gz", "zstd": "zst"}
+# A segment that no archive has.
 ABSENT = "0000000100000000000000FF"
+# -p of all who take part.
 JOBS = 8
 
 PGBACKREST_HOST = """
@@ -56,8 +61,15 @@ pg1-path={data}
 """
 
 
+class WrongResult(Exception):
+    """Say what a contender did wrong: its figures mean nothing."""
+
+
 class Trial(NamedTuple):
-    """What calls of a restore_command came to. Seconds: one for each call; CPU in seconds, of both sides."""
+    """Hold what calls of a restore_command came to.
+
+    seconds: one for each call. standby_cpu, host_cpu: seconds.
+    """
 
     seconds: list[float]
     standby_cpu: float
@@ -65,7 +77,11 @@ class Trial(NamedTuple):
 
 
 class Field:
-    """`names` are the segments that are in every archive, and in the folder `local`, in order."""
+    """Run the Barman host, and know its archives.
+
+    names: the segments that are in every archive, and in the folder `local`, in order.
+    compared: how many delivered segments were compared with those.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,12 +92,26 @@ class Field:
         self.base = Server(own / "base")
         self.primary = Server(own / "main")
         self.names: list[str] = []
+        self.compared = 0
         self.fetcher = install(folder / "lib")
-        shutil.copy(HERE / "caller.py", folder)
         self._standbys: list[Standby] = []
 
+    def __enter__(self) -> "Field":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """End all processes.
+
+        Raises AssertionError when one is left, unless another error is on its way.
+        """
+        for standby in self._standbys:
+            standby.end()
+        self.barman.end()
+        with contextlib.nullcontext() if error is None else contextlib.suppress(AssertionError):
+            wait_until(lambda: not processes([self.folder]), "the end of all processes")
+
     def prepare(self, segments: int) -> None:
-        """segments: how many there shall be, at least."""
+        """Fill the archives with at least so many segments."""
         self.barman.start()
         self.names = self._write(segments)
         for kind in KINDS:
@@ -90,7 +120,10 @@ class Field:
             self._add_repository(kind)
 
     def _write(self, count: int) -> list[str]:
-        """A base backup, and `count` full segments after it, or a few more."""
+        """Make a base backup, and archive at least `count` full segments after it.
+
+        Returns their names.
+        """
         wals = self.barman.add_server("angus")
         incoming = give(self.barman.home / "angus" / "incoming")
         own, server = self.primary.data.parent, self.primary
@@ -110,7 +143,7 @@ class Field:
             first = re.findall(r"[0-9A-F]{24}", (self.base.data / "backup_label").read_text())[0]
             while sum(path.name >= first for path in incoming.iterdir()) < count:
                 server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "5000", *connection)
-                # So that pages are written whole again, as in a database that is larger than ours.
+                # Have pages written whole again, as in a database larger than ours.
                 server.sql("CHECKPOINT")
             last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
             wait_until(lambda: server.sql("SELECT last_archived_wal FROM pg_stat_archiver") == last, "archiving", 120)
@@ -124,14 +157,14 @@ class Field:
         return [path.name for path in found]
 
     def _add_archive(self, kind: str) -> None:
-        """The segments once more, as Barman stores them with this compression."""
+        """Archive the segments once more, in Barman, with this compression."""
         self.barman.add_server(f"angus_{kind}", kind)
         for name in self.names:
             shutil.copy(self.local / name, self.barman.home / f"angus_{kind}" / "incoming")
         self.barman.run_barman("archive-wal", f"angus_{kind}")
 
     def _add_repository(self, kind: str) -> None:
-        """And as pgBackRest does."""
+        """Archive the segments as pgBackRest does."""
         folder = self.folder / "pgbackrest"
         for each in (folder, folder / "log", folder / "host-lock", folder / kind):
             each.mkdir(mode=0o755, exist_ok=True)
@@ -144,19 +177,17 @@ class Field:
         for name in self.names:
             subprocess.run([*command, "archive-push", self.local / name], check=True)
 
-    def stored_size(self, kind: str) -> float:
-        """Bytes of a segment in Barman's archive of this kind, on average."""
-        server = "angus" if kind == "plain" else f"angus_{kind}"
-        return sum(self.barman.file(server, name).stat().st_size for name in self.names) / len(self.names)
-
     def standby(self, ssh_config: str = "ssh_config") -> "Standby":
-        """Another one, which reaches the Barman host by this ssh_config."""
+        """Return another standby, which reaches the Barman host by this ssh_config."""
         self._standbys.append(Standby(self, f"standby-{len(self._standbys)}", ssh_config))
         return self._standbys[-1]
 
     @contextlib.contextmanager
     def far(self, delay: float, rate: int = 0) -> Iterator["Standby"]:
-        """A standby behind a network of `delay` seconds each way and `rate` bytes a second (0: no limit)."""
+        """Give a standby behind a slow network.
+
+        delay: seconds each way. rate: bytes a second, 0 for no limit.
+        """
         port = free_port()
         words = [sys.executable, "-m", "tests.support.relay", port, self.barman.port, delay, rate]
         relay = subprocess.Popen(list(map(str, words)))
@@ -169,65 +200,54 @@ class Field:
             relay.terminate()
             relay.wait()
 
-    def end(self) -> None:
-        for standby in self._standbys:
-            standby.end()
-        self.barman.end()
-        wait_until(lambda: not processes([self.folder]), "the end of everything")
-
 
 def is_listening(port: int) -> bool:
+    """Return whether somebody accepts connections there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Standby:
-    """A data directory without a server: another process calls restore_command in it, as a server would do it."""
+    """Be a data directory in which a fake server calls restore_command."""
 
     def __init__(self, field: Field, name: str, ssh_config: str) -> None:
         self.field = field
         self.folder = give_folder(field.folder / name)
         self.data = self.folder / "main"
+        self._spool = self.folder / "spool"
         self._ssh_config = ssh_config
-        for each in (self.data / "global", self.data / "pg_wal", self.data / "delivered", self.folder / "spool"):
+        for each in (self.data / "global", self.data / "pg_wal", self._spool):
             each.mkdir(parents=True)
         for file in ("PG_VERSION", "global/pg_control"):
             shutil.copy(field.primary.data / file, self.data / file)
         (self.data / "standby.signal").touch()
-        (self.folder / "spool").chmod(0o700)
+        self._spool.chmod(0o700)
         self._stock = install_stock_client(self.folder / "stock", field.barman, ssh_config)
-        give(self.folder / "spool"), give(self.data)
-        self._caller = subprocess.Popen(
-            [PYTHON, field.folder / "caller.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=self.data,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self.folder)},
-            **BECOME,
-        )
-        (self.data / "postmaster.pid").write_text(f"{self._caller.pid}\n{self.data}\n1700000000\n5432\n")
+        give(self._spool), give(self.data)
+        self._server = FakeServer(self.data)
 
     # The contenders' restore_commands.
 
     def ours(self, host: str = "gate", kind: str = "plain", options: str = f"-p {JOBS}") -> str:
+        """Return that of WAL Basin."""
         server = "angus" if kind == "plain" else f"angus_{kind}"
-        where = f"--ssh-config {self.field.barman.client}/{self._ssh_config} --spool-dir {self.folder}/spool -U {ME}"
+        where = f"--ssh-config {self.field.barman.client}/{self._ssh_config} --spool-dir {self._spool} -U {ME}"
         return f"{self.field.fetcher} {where} {options} {host} {server} %f %p"
 
     def stock(self, kind: str = "plain") -> str:
+        """Return that of Barman's own client."""
         server = "angus" if kind == "plain" else f"angus_{kind}"
-        return f"{self._stock} --spool-dir {self.folder}/spool/stock -p {JOBS} -U {ME} stock {server} %f %p"
+        return f"{self._stock} --spool-dir {self._spool}/stock -p {JOBS} -U {ME} stock {server} %f %p"
 
     def pgbackrest(self, kind: str = "plain", data: Path | None = None) -> str:
+        """Return that of pgBackRest."""
         config = self.folder / f"pgbackrest-{kind}.conf"
         config.write_text(
             PGBACKREST_STANDBY.format(
                 user=ME,
                 host_config=self.field.folder / "pgbackrest" / f"{kind}.conf",
                 ssh=self.folder / "stock" / "ssh",
-                spool=self.folder / "spool",
+                spool=self._spool,
                 data=data or self.data,
                 jobs=JOBS,
             )
@@ -235,10 +255,11 @@ class Standby:
         return f"pgbackrest --config={config} --stanza=angus archive-get %f %p"
 
     def cp(self) -> str:
+        """Return one that copies from a local folder."""
         return f"cp {self.field.local}/%f %p"
 
     def mv(self) -> str:
-        """From a folder beside pg_wal, which is filled with the segments that a trial takes away."""
+        """Return one that renames. Its folder beside pg_wal is filled for one trial."""
         folder = self.folder / "beside"
         folder.mkdir(exist_ok=True)
         for name in self.field.names:
@@ -249,76 +270,85 @@ class Standby:
     # Trials.
 
     def begin(self, command: str, names: Sequence[str], replay: float = 0) -> None:
-        """Have it called, one name after the other, with `replay` seconds after each."""
-        self._write({"command": command, "names": list(names), "replay": replay})
+        """Have a command called for one name after the other: see FakeServer."""
+        self._server.begin(command, names, replay)
 
-    def finish(self) -> list[float]:
-        """Seconds of each call. Ends the benchmark when one of them failed."""
-        task, answer = self._task, self._read()
-        for name, status in zip(task["names"], answer["statuses"]):
-            assert (status == 0) == (name != ABSENT), f"status {status} for {name}: {task['command']}"
-        seconds: list[float] = answer["seconds"]
-        return seconds
+    def finish(self) -> Calls:
+        """Wait for the calls. Raises WrongResult when a status is not right."""
+        calls = self._server.finish()
+        for name, status in zip(calls.names, calls.statuses, strict=True):
+            if (status == 0) != (name != ABSENT):
+                log = self._server.log.read_text().splitlines()[-5:]
+                raise WrongResult("\n    ".join([f"status {status} for {name}: {calls.command}", *log]))
+        return calls
 
-    def check(self) -> None:
-        """What was delivered is right, byte for byte."""
-        for file in (self.data / "delivered").iterdir():
-            assert filecmp.cmp(file, self.field.local / file.name, shallow=False), f"{file.name} is wrong"
+    def check(self, calls: Calls) -> None:
+        """Compare what was delivered, byte for byte, and remove it.
+
+        Raises WrongResult when a segment is missing, or wrong.
+        """
+        wanted = {name for name in calls.names if name != ABSENT}
+        delivered = {file.name for file in self._server.delivered.iterdir()}
+        if delivered != wanted:
+            odd = ", ".join(sorted(wanted ^ delivered))
+            raise WrongResult(f"delivered or asked for, but not both: {odd}: {calls.command}")
+        for name in wanted:
+            file = self._server.delivered / name
+            if not filecmp.cmp(file, self.field.local / name, shallow=False):
+                raise WrongResult(f"{name} is not what the primary wrote: {calls.command}")
             file.unlink()
+        self.field.compared += len(wanted)
 
     def call(self, command: str, names: Sequence[str], replay: float = 0) -> list[float]:
-        """Seconds of each call. Ends the benchmark when what was delivered is not right."""
+        """Return the seconds of each call. Raises WrongResult."""
         self.begin(command, names, replay)
-        seconds = self.finish()
-        self.check()
-        return seconds
+        calls = self.finish()
+        self.check(calls)
+        return calls.seconds
 
     def trial(self, command: str, names: Sequence[str], replay: float = 0) -> Trial:
-        """From nothing running to nothing running."""
+        """Measure calls, from nothing running to nothing running.
+
+        Raises WrongResult, also when ours had to start more than one prefetch process.
+        """
         self.settle()
         host = self.field.barman.cpu()
         seconds = self.call(command, names, replay)
         standby = self.settle()
-        return Trial(seconds, standby, self.field.barman.cpu() - host)
+        if command.startswith(str(self.field.fetcher)) and standby.orphans != 1:
+            raise WrongResult(f"{standby.orphans} prefetch processes for {len(names)} calls, not one: {command}")
+        return Trial(seconds, standby.cpu, self.field.barman.cpu() - host)
 
-    def settle(self) -> float:
-        """Nothing of the calls before is left. The CPU that they took, in seconds."""
-        self._write({})
-        used: float = self._read()["cpu"]
-        for path in (self.folder / "spool").iterdir():
+    def settle(self) -> Leftovers:
+        """Wait until nothing of the calls is left. Return what they have cost."""
+        leftovers = self._server.settle()
+        for path in self._spool.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        return used
+        return leftovers
 
     def prefetch_processes(self) -> list[int]:
-        """The process ids of what the prefetch process does."""
+        """Return the process ids of the prefetch process, and of its ssh."""
         found = Path("/proc").glob("[0-9]*/cmdline")
-        own = [int(path.parent.name) for path in found if _mentions(path, self.folder / "spool")]
-        return [pid for pid in own if pid != self._caller.pid]
+        return [int(path.parent.name) for path in found if _mentions(path, self._spool)]
 
     def end_prefetch_process(self) -> None:
+        """End it, and wait until it has ended."""
         for pid in self.prefetch_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not self.prefetch_processes(), "the end of the prefetch process", step=0.02)
 
-    def wait_for_spooled(self, name: str) -> None:
-        wait_until(lambda: any((self.folder / "spool").rglob(name)), f"{name} in the spool", step=0.02)
+    def wait_for_spooled(self, names: Sequence[str]) -> None:
+        """Wait until all these segments are in the spool. Raises AssertionError."""
 
-    def _write(self, task: dict[str, Any]) -> None:
-        assert self._caller.stdin is not None
-        self._task = task
-        self._caller.stdin.write(json.dumps(task) + "\n")
-        self._caller.stdin.flush()
+        def missing() -> list[str]:
+            return [name for name in names if not any(self._spool.rglob(name))]
 
-    def _read(self) -> dict[str, Any]:
-        assert self._caller.stdout is not None
-        answer: dict[str, Any] = json.loads(self._caller.stdout.readline())
-        return answer
+        wait_until(lambda: not missing(), f"{names[0]} to {names[-1]} in the spool", step=0.02)
 
     def end(self) -> None:
-        assert self._caller.stdin is not None
-        self._caller.stdin.close()
-        self._caller.wait(timeout=30)
+        """Stop the server."""
+        self._server.end()
 
 
 def _mentions(cmdline: Path, what: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What came out of it: a table of medians, what had to be reached, and a chart."""
+"""Write a table of medians, what had to be reached, and a chart."""
 
 import statistics
 from collections.abc import Callable
@@ -10,8 +10,30 @@ import matplotlib
 
 from tests import docs
 
-from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STANDBYS, STOCK
+from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STOCK
 from .field import JOBS
+from .rows import (
+    COLD,
+    FAIR,
+    GZIP,
+    HANDSHAKE,
+    HIT,
+    HOST_CPU,
+    MANY,
+    MEMORY_FEW,
+    MISS,
+    NARROW,
+    NARROW_Z,
+    PLAIN,
+    PROMOTION,
+    PROMOTION_COLD,
+    PROMOTION_DARK,
+    RECOVERY,
+    STANDBYS,
+    WAIT,
+    WIDE,
+    ZSTD,
+)
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -26,32 +48,10 @@ COLUMNS = {
     MV: "`mv`",
     LIMIT: "limit",
 }
-PLAIN, WAIT, RECOVERY = (
-    "segments a second, plain archive",
-    "wait a segment at 100 ms replay, ms",
-    "a real standby's recovery, s",
-)
-GZIP, ZSTD = "segments a second, gzip archive", "segments a second, zstd archive"
-HIT, MISS, COLD = "a spool hit, ms", "a miss, connection open, ms", "first segment after a cold start, ms"
-HOST_CPU = "CPU a segment on the Barman host, plain, ms"
-WIDE, NARROW, NARROW_Z = (
-    "segments a second at 50 ms round trip",
-    "segments a second at 100 Mbit/s, gzip archive",
-    "segments a second at 100 Mbit/s, -z",
-)
-PROMOTION, PROMOTION_COLD, PROMOTION_DARK = (
-    "promotion, connection open, s",
-    "promotion, cold, s",
-    "promotion, Barman black-holed, s",
-)
-MANY, FAIR, MEMORY = (
-    f"segments a second, {STANDBYS} standbys",
-    "the slowest of them, of the fastest",
-    "memory, -p 8, MiB",
-)
-HANDSHAKE = "an ssh handshake, ms"
-# Seconds that a 16 MiB segment takes on one connection at a round trip of 50 ms, by OpenSSH's window of 2 MiB.
+# Seconds that a 16 MiB segment takes on one connection at a round trip of 50 ms, by
+# OpenSSH's window of 2 MiB.
 WINDOW_LIMITED = 0.525
+# Seconds until the fetcher gives up on a connection.
 CONNECT_LIMIT = 10
 
 
@@ -61,7 +61,7 @@ def plain(value: float) -> str:
 
 
 class Results:
-    """row -> entrant -> what it reached in each round."""
+    """Collect what was measured: row -> entrant -> one value a round."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, list[float]]] = {}
@@ -70,12 +70,12 @@ class Results:
         self.rows.setdefault(row, {}).setdefault(entrant, []).append(value)
 
     def median(self, row: str, entrant: str = OURS) -> float:
-        """Raises KeyError when it was not measured."""
+        """Return the median of all rounds. Raises KeyError when it was not measured."""
         return statistics.median(self.rows[row][entrant])
 
 
 class Target(NamedTuple):
-    """`measure` must be at least `bound`, or at most, when `is_ceiling`."""
+    """Say that `measure` must be at least `bound`, or at most, when `is_ceiling`."""
 
     what: str
     bound: float
@@ -94,7 +94,7 @@ def _of(row: str, entrant: str) -> Callable[[Results], float]:
 
 
 def _after(row: str, allowance: Callable[[Results], float]) -> Callable[[Results], float]:
-    """Seconds of a promotion beyond one without any restore_command, and beyond what it may take more."""
+    """Measure a promotion's seconds beyond `/bin/false`'s, and beyond an allowance."""
     return lambda results: results.median(row) - results.median(PROMOTION, LIMIT) - allowance(results)
 
 
@@ -131,9 +131,9 @@ TARGETS = [
     Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
     Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
     Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
-    Target(f"{STANDBYS} standbys together, of one after the other", 1, _of(MANY, LIMIT)),
+    Target(f"{STANDBYS} standbys together, of the same {STANDBYS} one after the other", 1, _of(MANY, LIMIT)),
     Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),
-    Target("memory of the prefetch process, MiB", 60, lambda results: results.median(MEMORY), True),
+    Target("memory of the prefetch process, MiB", 60, lambda results: results.median(MEMORY_FEW), True),
 ]
 
 
@@ -183,7 +183,10 @@ def draw(results: Results, file: Path) -> None:
 
 
 def summary(results: Results) -> str:
-    """Return the three lines that README.md shows. Raises KeyError when a figure was not measured."""
+    """Return the three lines that README.md shows.
+
+    Raises KeyError when a figure was not measured.
+    """
     lines = [
         (PLAIN, "Segments a second"),
         (RECOVERY, "Seconds of a standby's recovery"),
@@ -198,7 +201,10 @@ def _beside(results: Results, row: str) -> str:
 
 
 def publish(results: Results, is_for_docs: bool) -> None:
-    """Print the tables, and write them with a chart into docs/ and README.md, or into .cache/bench."""
+    """Print the tables, and write them with a chart.
+
+    Into docs/ and README.md, or into .cache/bench.
+    """
     text = f"{table(results)}\n\n{targets(results)}\n"
     print(text)
     folder = docs.DOCS if is_for_docs else docs.ROOT / ".cache" / "bench"

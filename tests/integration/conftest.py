@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.fake_server import FakeServer
 from tests.support.network import Network
 from tests.support.postgres import Server
 from tests.support.processes import give, give_folder, processes, wait_until
@@ -174,9 +175,14 @@ def chris(make_standby: Callable[..., Standby]) -> Standby:
 
 @pytest.fixture
 def served(chris: Standby) -> Standby:
-    """chris, with a server that runs in its data directory: this process stands in for the postmaster."""
+    """Return chris with a server.
+
+    This process plays its startup process, which calls restore_command, and our parent
+    its postmaster.
+    """
+    assert os.getppid() > 1, "process 1 cannot play the postmaster: run pytest from a shell, or through make"
     file = chris.data / "postmaster.pid"
-    file.write_text(f"{os.getpid()}\n{chris.data}\n1700000000\n5432\n")
+    file.write_text(f"{os.getppid()}\n{chris.data}\n1700000000\n5432\n")
     give(file)
     return chris
 
@@ -217,6 +223,14 @@ def restore_command(fetcher: Path, barman: BarmanHost, workdir: Path) -> Callabl
         return barman.restore_command(fetcher, workdir / "spool", *options, host=host, server=server, **where)
 
     return make
+
+
+@pytest.fixture
+def fake_server(chris: Standby) -> Iterator[FakeServer]:
+    """Run a server in chris's data directory, with processes of its own."""
+    server = FakeServer(chris.data)
+    yield server
+    server.end()
 
 
 @pytest.fixture

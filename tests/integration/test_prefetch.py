@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, install
+from tests.support.fake_server import FakeServer
 from tests.support.processes import give, processes, wait_until
 from tests.support.standby import Standby
 
@@ -90,6 +91,33 @@ def test_end_with_killed_server(served: Standby, angus: Primary) -> None:
     server.kill()
     server.wait()
     wait_until(lambda: not served.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
+
+
+def test_process_survives_call(
+    chris: Standby, fake_server: FakeServer, restore_command: Callable[..., str], angus: Primary
+) -> None:
+    """What a call leaves behind must not take the end of that call for the server's."""
+    command = restore_command("-p", "2")
+    assert fake_server.call(command, angus.segments[2:3]).statuses == [0]
+    before = chris.prefetch_process_ids()
+    assert len(before) == 1
+    assert fake_server.call(command, angus.segments[3:5]).statuses == [0, 0]
+    assert chris.prefetch_process_ids() == before
+
+
+def test_process_ends_with_startup_process(
+    chris: Standby, fake_server: FakeServer, restore_command: Callable[..., str], angus: Primary
+) -> None:
+    """When a server stops, its postmaster waits for all others, and goes last."""
+    assert fake_server.call(restore_command("-p", "3"), angus.segments[2:3]).statuses == [0]
+    assert chris.prefetch_processes()
+    startup_process = fake_server.startup_process()
+    os.kill(fake_server.pid, signal.SIGSTOP)
+    try:
+        os.kill(startup_process, signal.SIGKILL)
+        wait_until(lambda: not chris.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
+    finally:
+        os.kill(fake_server.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("file", ["standby.signal", "postmaster.pid"])

@@ -1,4 +1,4 @@
-"""How the role keeps a standby's line in Barman's authorized_keys, where other keys lie too."""
+"""Test roles/standby/files/authorize.py, which writes a standby's key line."""
 
 import subprocess
 import sys
@@ -29,13 +29,13 @@ def start(path: Path, wanted: str, standby: str = "chris", check: bool = False) 
 
 
 def told(run: "subprocess.Popen[str]") -> List[str]:
-    """What a run says it did."""
+    """Return what a run says that it did."""
     stdout, stderr = run.communicate()
     assert run.returncode == 0, stderr
     return stdout.splitlines()
 
 
-def test_the_file_is_made_and_nobody_else_reads_it(tmp_path: Path) -> None:
+def test_no_file(tmp_path: Path) -> None:
     path = tmp_path / ".ssh/authorized_keys"
     assert told(start(path, line())) == [f"+ {line()}"]
     assert path.read_text(encoding="utf-8") == f"{line()}\n"
@@ -54,7 +54,7 @@ def test_the_file_is_made_and_nobody_else_reads_it(tmp_path: Path) -> None:
     ],
     ids=["none", "another key", "commented out", "twice", "unrestricted as well"],
 )
-def test_there_is_one_line_of_ours_and_the_others_stay(tmp_path: Path, before: List[str]) -> None:
+def test_former_lines(tmp_path: Path, before: List[str]) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text("\n".join(before), encoding="utf-8")
     assert told(start(path, line(), check=True)) != []
@@ -67,14 +67,14 @@ def test_there_is_one_line_of_ours_and_the_others_stay(tmp_path: Path, before: L
     assert told(start(path, line())) == []
 
 
-def test_an_empty_line_removes(tmp_path: Path) -> None:
+def test_empty_line(tmp_path: Path) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text(f"{OTHER}\n{line()}\n", encoding="utf-8")
     assert told(start(path, "")) == [f"- {line()}"]
     assert path.read_text(encoding="utf-8") == f"{OTHER}\n"
 
 
-def test_a_file_that_sshd_would_not_read_is_closed(tmp_path: Path) -> None:
+def test_file_open_to_others(tmp_path: Path) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text(f"{line()}\n", encoding="utf-8")
     path.chmod(0o664)
@@ -83,14 +83,14 @@ def test_a_file_that_sshd_would_not_read_is_closed(tmp_path: Path) -> None:
     assert told(start(path, line())) == []
 
 
-def test_a_file_that_is_elsewhere_stays_there(tmp_path: Path) -> None:
+def test_file_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(f"{OTHER}\n", encoding="utf-8")
     (tmp_path / "authorized_keys").symlink_to("elsewhere")
     told(start(tmp_path / "authorized_keys", line()))
     assert (tmp_path / "elsewhere").read_text(encoding="utf-8") == f"{OTHER}\n{line()}\n"
 
 
-def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
+def test_invalid_key(tmp_path: Path) -> None:
     run = start(tmp_path / "authorized_keys", line(key="AAAA"))
     _, stderr = run.communicate()
     assert run.returncode == 1
@@ -98,7 +98,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_at_once_lose_no_line(tmp_path: Path) -> None:
+def test_runs_at_once(tmp_path: Path) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text(f"{OTHER}\n", encoding="utf-8")
     keys = {f"standby{number}": f"{KEY[:-1]}{letter}" for number, letter in enumerate("EIMQUYcgkosw")}

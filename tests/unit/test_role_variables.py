@@ -1,56 +1,108 @@
-"""The role's variables: what a user can set, and what the role makes of what it finds on a host."""
+"""Test the role's variables: what a user can set, and what the role computes."""
 
 from typing import Any, Dict, List
 
 import pytest
 
-from tests.standby_role import cluster, load, slurped, value_of
+from tests.standby_role import ROLE, cluster, load, slurped, value_of
 
-SPECS = load("meta/argument_specs.yml")["argument_specs"]
+SPECS = load(ROLE / "meta/argument_specs.yml")["argument_specs"]
 OPTIONS: Dict[str, Dict[str, Any]] = SPECS["main"]["options"]
-DEFAULTS = load("defaults/main.yml")
+DEFAULTS = load(ROLE / "defaults/main.yml")
 MAIN = "/var/lib/postgresql/15/main"
 
 
-def test_defaults_and_argument_specs_know_the_same_variables() -> None:
+def test_names_in_defaults_and_argument_specs() -> None:
     assert {name for name, spec in OPTIONS.items() if not spec.get("required")} == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
-def test_defaults_and_argument_specs_say_the_same(name: str) -> None:
+def test_values_in_defaults_and_argument_specs(name: str) -> None:
     assert OPTIONS[name]["default"] == DEFAULTS[name]
 
 
-def test_both_entry_points_take_the_same_variables() -> None:
+def test_variables_of_entry_points() -> None:
     assert SPECS["verify"]["options"] == OPTIONS
 
 
-def test_every_variable_is_explained() -> None:
+def test_descriptions() -> None:
     assert all(OPTIONS[name]["description"] for name in OPTIONS)
+
+
+def misspelt(unknown: List[str], known: List[str]) -> List[str]:
+    """Return what preflight refuses of these unknown variables."""
+    task = load(ROLE / "tasks/preflight_variables.yml")[0]
+    value = task["vars"]["__standby_misspelt"].removeprefix("{{").removesuffix("}}")
+    return list(value_of(value, __standby_unknown=unknown, __standby_known=known))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("standby_paralel", "standby_parallel"),
+        ("standby_parralell", "standby_parallel"),
+        ("standby_paralle", "standby_parallel"),
+        ("standby_barman_hots", "standby_barman_host"),
+        ("standby_barman_sever", "standby_barman_server"),
+        ("standby_barmanport", "standby_barman_port"),
+        ("standby_barman_adress", "standby_barman_address"),
+        ("standby_sleap", "standby_sleep"),
+        ("standby_Sleep", "standby_sleep"),
+        ("standby_spool_dirs", "standby_spool_dir"),
+        ("standby_recoverytargettimeline", "standby_recovery_target_timeline"),
+        ("standby_port", ""),
+        ("standby_host", ""),
+        ("standby_hosts", ""),
+        ("standby_name", ""),
+        ("standby_server", ""),
+        ("standby_slots", ""),
+        ("standby_step", ""),
+        ("standby_spool", ""),
+        ("standby_postgres_port", ""),
+        ("standby_barman_home", ""),
+        ("standby_barman_pool", ""),
+        ("standby_barman_hostname", ""),
+        ("standby_recovery_target", ""),
+    ],
+)
+def test_misspelt_variables(name: str, meant: str) -> None:
+    """A site's own variables are far from all of the role's."""
+    assert misspelt([name], list(OPTIONS)) == ([f"{name} (did you mean {meant}?)"] if meant else [])
+
+
+def test_several_misspelt_variables() -> None:
+    refused = misspelt(["standby_paralel", "standby_port", "standby_sleeep"], list(OPTIONS))
+    assert [line.split()[0] for line in refused] == ["standby_paralel", "standby_sleeep"]
+
+
+def test_own_variables_are_far_apart() -> None:
+    """No variable of the role is taken for a misspelling of another."""
+    for name in OPTIONS:
+        assert misspelt([name], [other for other in OPTIONS if other != name]) == []
 
 
 @pytest.mark.parametrize(
     ("hostvars", "address"),
     [({}, "barman"), ({"barman": {}}, "barman"), ({"barman": {"ansible_host": "10.0.0.2"}}, "10.0.0.2")],
 )
-def test_barman_address_is_the_inventory_s(hostvars: Dict[str, Any], address: str) -> None:
+def test_barman_address(hostvars: Dict[str, Any], address: str) -> None:
     assert value_of("__standby_barman_address", hostvars=hostvars) == address
     assert value_of("__standby_barman_address", hostvars=hostvars, standby_barman_address="b.lan") == "b.lan"
 
 
 def found(*clusters: str, **known: Any) -> List[str]:
-    """Which clusters are chosen where Debian's tools list these (version:directory)."""
+    """Return the chosen ones where Debian's tools list these (version:directory)."""
     pairs = [name.split(":") for name in clusters]
     where = {
         "__standby_lsclusters": {"stdout_lines": [f"{v} main 5432 down postgres {d} /log" for v, d in pairs]},
         "__standby_pgdg": {"stdout_lines": []},
-        "__standby_locks": {"results": []},
+        "__standby_socket_locks": {"results": []},
         "__standby_versions": {"results": [slurped(f"{v}\n", item=d) for v, d in pairs]},
     }
     return [chosen["directory"] for chosen in value_of("__standby_chosen", **{**where, **known})]
 
 
-def test_a_cluster_is_chosen_by_its_version() -> None:
+def test_cluster_chosen_by_version() -> None:
     both = (f"15:{MAIN}", "13:/var/lib/postgresql/13/main")
     assert len(found(*both)) == 2
     assert found(*both, standby_postgres_version="13") == ["/var/lib/postgresql/13/main"]
@@ -58,23 +110,23 @@ def test_a_cluster_is_chosen_by_its_version() -> None:
     assert found(*both, standby_postgres_version="14") == []
 
 
-def test_a_folder_without_a_version_is_no_cluster() -> None:
+def test_folder_without_version() -> None:
     assert found(__standby_versions={"results": [{"item": MAIN, "msg": "file not found"}]}) == []
 
 
-def test_directories_come_from_debian_pgdg_and_the_sockets_once_each() -> None:
+def test_directories() -> None:
     known = {
         "__standby_lsclusters": {"stdout_lines": [f"15 main 5432 online postgres {MAIN} /log"]},
         "__standby_pgdg": {"stdout_lines": ["/var/lib/pgsql/14/data/PG_VERSION"]},
-        "__standby_locks": {"results": [slurped(f"17\n{MAIN}\n1\n5432\n"), slurped("18\n/srv/pg\n1\n5433\n")]},
+        "__standby_socket_locks": {"results": [slurped(f"17\n{MAIN}\n1\n5432\n"), slurped("18\n/srv/pg\n1\n5433\n")]},
     }
     assert value_of("__standby_directories", **known) == [MAIN, "/var/lib/pgsql/14/data", "/srv/pg"]
     assert value_of("__standby_directories", **known, standby_data_directory="/srv/a/") == ["/srv/a"]
 
 
-def test_a_host_without_debian_s_tools() -> None:
+def test_host_without_debian_tools() -> None:
     known = {"__standby_lsclusters": {"rc": 2}, "__standby_pgdg": {"stdout_lines": []}}
-    assert value_of("__standby_directories", **known, __standby_locks={"results": []}) == []
+    assert value_of("__standby_directories", **known, __standby_socket_locks={"results": []}) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +147,7 @@ def test_layouts(version: str, data: str, debian: bool, config: str, service: st
 
 
 @pytest.mark.parametrize(("unit", "service"), [("pg11.service", "pg11.service"), ("", "postgresql")])
-def test_a_running_server_tells_its_service(unit: str, service: str) -> None:
+def test_service_of_running_server(unit: str, service: str) -> None:
     """A server that a person or a cluster manager started is no service."""
     known = cluster("11", "/srv/pg11/data") | {"__standby_lsclusters": {"stdout_lines": []}}
     assert value_of("__standby_service_name", **known, __standby_unit={"stdout": unit}) == service
@@ -110,8 +162,12 @@ def test_a_running_server_tells_its_service(unit: str, service: str) -> None:
         ("/opt/bin/postgres (deleted)", {"rc": 2}, True, "/etc/postgresql/15/main/postgresql.conf"),
     ],
 )
-def test_a_pid_file_alone_is_no_running_server(executable: str, answer: Any, running: bool, config: str) -> None:
-    known = {**cluster(postmaster_pid="17\n"), "__standby_exe": {"stdout": executable}, "__standby_asked": answer}
+def test_stale_pid_file(executable: str, answer: Any, running: bool, config: str) -> None:
+    known = {
+        **cluster(postmaster_pid="17\n"),
+        "__standby_postmaster_program": {"stdout": executable},
+        "__standby_server_query": answer,
+    }
     assert value_of("__standby_running", **known) is running
     assert value_of("__standby_config_file", **known) == config
 
@@ -124,8 +180,8 @@ def test_a_pid_file_alone_is_no_running_server(executable: str, answer: Any, run
         (f"{MAIN}_wal", "/var/lib/postgresql/15/walbasin_main"),
     ],
 )
-def test_spool_is_beside_pg_wal_and_never_inside_the_data(pg_wal: str, spool: str) -> None:
-    known = {**cluster(), "__standby_paths": {"stdout_lines": [MAIN, pg_wal]}}
+def test_spool_folder(pg_wal: str, spool: str) -> None:
+    known = {**cluster(), "__standby_real_paths": {"stdout_lines": [MAIN, pg_wal]}}
     assert value_of("__standby_spool_dir", **known) == spool
     assert value_of("__standby_spool_dir", **known, standby_spool_dir="/spool") == "/spool"
 
@@ -139,7 +195,7 @@ def test_spool_is_beside_pg_wal_and_never_inside_the_data(pg_wal: str, spool: st
         ("Include_Dir='a'\ninclude_dir = 'b'\n", "/etc/postgresql/15/main/b/walbasin.conf"),
     ],
 )
-def test_settings_go_where_the_server_looks(configuration: str, file: str) -> None:
+def test_settings_file(configuration: str, file: str) -> None:
     assert value_of("__standby_settings_file", **cluster(), __standby_config=slurped(configuration)) == file
 
 
@@ -157,24 +213,27 @@ def test_settings_go_where_the_server_looks(configuration: str, file: str) -> No
         ("11", {}, False),
     ],
 )
-def test_what_makes_a_standby(version: str, files: Dict[str, str], is_standby: bool) -> None:
-    assert value_of("__standby_signal", **cluster(version, **files)) is is_standby
+def test_standby_signal(version: str, files: Dict[str, str], is_standby: bool) -> None:
+    assert value_of("__standby_has_standby_signal", **cluster(version, **files)) is is_standby
 
 
 @pytest.mark.parametrize(
-    ("started", "written", "owed"),
+    ("started", "written", "pending"),
     [("99", False, ["recovery.conf"]), ("100", False, []), ("100", True, ["recovery.conf"])],
 )
-def test_before_12_a_newer_recovery_conf_owes_a_restart(started: str, written: bool, owed: List[str]) -> None:
+def test_pending_restart_before_12(started: str, written: bool, pending: List[str]) -> None:
     known = cluster("11", recovery_conf="", postmaster_pid=f"17\n/data\n{started}\n5432\n")
-    assert value_of("__standby_owed", **known, __standby_recovery_conf_written={"changed": written}) == owed
+    assert (
+        value_of("__standby_pending_restart", **known, __standby_recovery_conf_written={"changed": written}) == pending
+    )
 
 
 @pytest.mark.parametrize(
-    ("lines", "owed"), [({"stdout_lines": ["", '["restore_command"]']}, ["restore_command"]), ({"skipped": True}, [])]
+    ("lines", "pending"),
+    [({"stdout_lines": ["", '["restore_command"]']}, ["restore_command"]), ({"skipped": True}, [])],
 )
-def test_from_12_on_the_server_says_what_waits_for_a_restart(lines: Dict[str, Any], owed: List[str]) -> None:
-    assert value_of("__standby_owed", **cluster(), __standby_pending=lines) == owed
+def test_pending_restart_from_12(lines: Dict[str, Any], pending: List[str]) -> None:
+    assert value_of("__standby_pending_restart", **cluster(), __standby_pending=lines) == pending
 
 
 @pytest.mark.parametrize(
@@ -189,18 +248,18 @@ def test_from_12_on_the_server_says_what_waits_for_a_restart(lines: Dict[str, An
         ("recovery_target_timeline = '3'\nrestore_command = 'x'\n", ["recovery_target_timeline", "restore_command"]),
     ],
 )
-def test_what_postgresql_auto_conf_shadows(auto: str, shadowed: List[str]) -> None:
+def test_shadowed_settings(auto: str, shadowed: List[str]) -> None:
     assert sorted(value_of("__standby_shadowed", **cluster(postgresql_auto_conf=auto))) == shadowed
 
 
 @pytest.mark.parametrize(("auto", "shadowed"), [("host=''a''", []), ("host=b", ["primary_conninfo"])])
-def test_the_same_value_is_no_shadow(auto: str, shadowed: List[str]) -> None:
+def test_same_value_in_auto_conf(auto: str, shadowed: List[str]) -> None:
     known = cluster(postgresql_auto_conf=f"primary_conninfo = '{auto}'\n")
     assert value_of("__standby_shadowed", **known, standby_primary_conninfo="host='a'") == shadowed
 
 
 @pytest.mark.parametrize(
-    ("written", "loaded", "is_changed", "command", "is_unread"),
+    ("written", "loaded", "is_changed", "command", "is_pending"),
     [
         (100.25, 100.5, False, "", False),
         (100.75, 100.5, False, "", True),
@@ -208,17 +267,15 @@ def test_the_same_value_is_no_shadow(auto: str, shadowed: List[str]) -> None:
         (100.25, 100.5, False, "/bin/false", True),
     ],
 )
-def test_a_reload_that_a_run_did_not_live_to_do_is_owed(
-    written: float, loaded: float, is_changed: bool, command: str, is_unread: bool
-) -> None:
+def test_reload_pending(written: float, loaded: float, is_changed: bool, command: str, is_pending: bool) -> None:
     known = {
         **cluster(),
-        "__standby_written": {"changed": is_changed},
+        "__standby_settings_written": {"changed": is_changed},
         "__standby_settings_stat": {"stat": {"mtime": written}},
         "__standby_restore_command": "ours",
-        "__standby_answer": {"restore_command": command or "ours", "loaded": loaded},
+        "__standby_server_state": {"restore_command": command or "ours", "loaded": loaded},
     }
-    assert value_of("__standby_is_unread", **known) is is_unread
+    assert value_of("__standby_reload_pending", **known) is is_pending
 
 
 OTHERS = (
@@ -236,10 +293,10 @@ OTHERS = (
         (slurped('restrict,command="echo" ssh-ed25519 A walbasin:chris:angus\n'), ""),
     ],
 )
-def test_only_the_standby_s_own_line_is_its_own(authorized: Dict[str, Any], address: str) -> None:
-    assert value_of("__standby_line_address", __standby_authorized=authorized) == address
+def test_present_key_line(authorized: Dict[str, Any], address: str) -> None:
+    assert value_of("__standby_key_line_address", __standby_authorized=authorized) == address
 
 
-def test_public_key_is_named_after_the_pair() -> None:
+def test_public_key_comment() -> None:
     public = {"stdout": "ssh-ed25519 AAAA somebody@somewhere else"}
     assert value_of("__standby_public_key", __standby_public=public) == "ssh-ed25519 AAAA walbasin:chris:angus"

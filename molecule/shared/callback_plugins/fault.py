@@ -1,6 +1,6 @@
-"""A fault at a chosen moment of a run: after the first change that a task makes, a command is run.
+"""Run a command after the first change that a task makes, to cause a fault then.
 
-`kill -9 $PPID` ends the run where it is, as a power cut at the controller would.
+`kill -9 $PPID` ends the run there, as a power cut at the controller would.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ description:
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Strikes once."""
+    """Run the command once."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"

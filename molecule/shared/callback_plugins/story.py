@@ -1,6 +1,7 @@
-"""The story of a run: the messages of the tasks tagged `story`, one line each with the seconds since the start.
+"""Print the messages of the tasks tagged `story`.
 
-It writes to file descriptor 3, so that the full output of Ansible can go elsewhere.
+Each has the seconds since the start. They go to file descriptor 3, so that the full
+output of Ansible can go elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ description: Prints the messages of the tasks tagged C(story), and what failed.
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Prints what a reader of the story wants to know, and what went wrong."""
+    """Print the messages of the story and the errors."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"

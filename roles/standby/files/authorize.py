@@ -1,8 +1,10 @@
-"""Has one line for a standby in an authorized_keys: the one on stdin, in place of all that have its comment or its key.
+"""Write one standby's line into an authorized_keys: the one on stdin.
 
-Other keys lie in the same file, and others write to it: runs of the role for other standbys, and for this one. So it is
-read, written and renamed under a lock. An empty line removes what is there. Prints what had to be different, or with a
-third argument "True" would have to be (Ansible's check mode). Run as the user whose file it is.
+It replaces all lines that have its comment or its key; an empty line removes them.
+Prints what was different; with a third argument "True" (Ansible's check mode) it
+changes nothing. Runs as the user whose file it is. The file is read, written and
+renamed under a lock, because other keys lie in it, and other runs of the role write to
+it.
 """
 
 import difflib
@@ -14,6 +16,7 @@ from typing import List
 
 
 def read(path: str) -> str:
+    """Return the text of a file, or an empty string where there is none."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
@@ -22,16 +25,18 @@ def read(path: str) -> str:
 
 
 def is_key(line: str) -> bool:
+    """Tell whether ssh-keygen finds a key in a line."""
     ran = subprocess.run(["ssh-keygen", "-lf", "-"], input=line, text=True, stdout=subprocess.DEVNULL, check=False)
     return ran.returncode == 0
 
 
 def is_open_to_others(path: str) -> bool:
-    """Then sshd does not read it."""
+    """Tell whether others can write to a file: then sshd does not read it."""
     return os.path.exists(path) and bool(os.stat(path).st_mode & 0o022)
 
 
 def with_line(lines: List[str], line: str, comment: str) -> List[str]:
+    """Return the lines with this one in place of the standby's former ones."""
     names = {comment, *line.split()[-2:-1]}
     ours = [index for index, each in enumerate(lines) if names & set(each.split())]
     place = ours[0] if ours else len(lines)
@@ -40,7 +45,10 @@ def with_line(lines: List[str], line: str, comment: str) -> List[str]:
 
 
 def write(path: str, lines: List[str]) -> None:
-    """Atomically and for good: without this file nobody gets in, the primary's archive_command included."""
+    """Replace a file at once and on disk: without it nobody gets in.
+
+    The primary's archive_command needs it too.
+    """
     with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
         os.fchmod(file.fileno(), 0o600)
         file.writelines(each + "\n" for each in lines)
@@ -50,6 +58,7 @@ def write(path: str, lines: List[str]) -> None:
 
 
 def main(path: str, comment: str, is_check: bool) -> None:
+    """Write the line, or tell in check mode what would be different."""
     os.umask(0o077)
     line = sys.stdin.read().strip()
     if line and not is_key(line):

@@ -1,7 +1,10 @@
-"""Installs the files that come on stdin (JSON: path -> text) into a folder, byte code beside them, links in the PATH.
+"""Install the files that come on stdin (JSON: path -> text) into a folder of the host.
 
-One round trip for all: Ansible's copy takes several for each file. Prints what had to be written, or with a third
-argument "True" would have to be (Ansible's check mode). Run as root: nobody else may change what is installed.
+Also makes their byte code and their links in the PATH, and removes what an earlier
+version has left in the package's folder. All in one round trip: Ansible's copy takes
+several for each file. Prints what was different, a path a line; with a third argument
+"True" (Ansible's check mode) it changes nothing. Runs as root: nobody else may change
+what is installed.
 """
 
 import compileall
@@ -9,24 +12,31 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import stat
 import sys
-from typing import Iterator
+from typing import Dict, Iterator, List
 
 FOLDER_MODE = 0o755
-# What lay in the PATH before, as Barman's own client does that pip installed: it comes back when ours is removed.
+# Nothing but what lies in this folder is ever removed.
+PACKAGE = "walbasin"
+# The name under which a former program in the PATH is kept, for instance Barman's own
+# client. It comes back when ours is removed.
 FORMER = ".before-walbasin"
 
 
 def mode_of(text: str) -> int:
+    """Return the mode of a file with this text: executable if it is a script."""
     return 0o755 if text.startswith("#!") else 0o644
 
 
 def is_ours_alone(status: os.stat_result, mode: int) -> bool:
+    """Tell whether a file is root's and has this mode."""
     return stat.S_IMODE(status.st_mode) == mode and status.st_uid == os.getuid()
 
 
 def is_installed(path: str, text: str) -> bool:
+    """Tell whether a regular file with this text, owner and mode is there."""
     try:
         status = os.lstat(path)
         with open(path, encoding="utf-8", newline="") as file:
@@ -36,11 +46,41 @@ def is_installed(path: str, text: str) -> bool:
 
 
 def is_linked(link: str, path: str) -> bool:
+    """Tell whether a link to this path is there."""
     return os.path.islink(link) and os.readlink(link) == path
 
 
+def is_wanted(path: str, files: Dict[str, str]) -> bool:
+    """Tell whether a path belongs to the package: a file, its folder, its byte code."""
+    folder, name = os.path.split(path)
+    if os.path.basename(folder) == "__pycache__":
+        return os.path.join(os.path.dirname(folder), name.split(".")[0] + ".py") in files
+    if name == "__pycache__":
+        path = folder
+    return path in files or any(file.startswith(path + "/") for file in files)
+
+
+def find_stale(package: str, files: Dict[str, str]) -> List[str]:
+    """Return what lies in the package's folder and is not wanted, each tree once."""
+    stale = []
+    # A link is not followed: its target is not the program's.
+    for folder, folders, names in os.walk(package) if not os.path.islink(package) else ():
+        unwanted = [name for name in folders + names if not is_wanted(os.path.join(folder, name), files)]
+        stale += [os.path.join(folder, name) for name in unwanted]
+        folders[:] = [name for name in folders if name not in unwanted]
+    return stale
+
+
+def remove(path: str) -> None:
+    """Remove a file, a link or a whole folder."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
 def install(path: str, text: str) -> None:
-    """Atomically: PostgreSQL may call what is there at any moment."""
+    """Write a file and rename it: PostgreSQL may call what is there at any moment."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".new", "w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -49,6 +89,7 @@ def install(path: str, text: str) -> None:
 
 
 def put_link(link: str, path: str) -> None:
+    """Put a link to this path in place of whatever is there, which is kept."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(link + ".new")
     os.symlink(path, link + ".new")
@@ -58,21 +99,21 @@ def put_link(link: str, path: str) -> None:
 
 
 def keep(path: str) -> None:
-    """Under a second name, so that there is something under the first at any moment."""
+    """Give a file a second name, so that it never misses under the first."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + FORMER)
     os.link(path, path + FORMER, follow_symlinks=False)
 
 
 def close(folder: str) -> None:
-    """To everybody else."""
+    """Let nobody but root write to a folder."""
     os.chown(folder, os.getuid(), os.getgid())
     os.chmod(folder, FOLDER_MODE)
 
 
 @contextlib.contextmanager
-def alone(folder: str) -> Iterator[None]:
-    """Two who write at once would write into each other's unfinished files."""
+def locked(folder: str) -> Iterator[None]:
+    """Hold a lock: two runs at once would write to each other's unfinished files."""
     os.makedirs(folder, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,27 +124,36 @@ def alone(folder: str) -> Iterator[None]:
 
 
 def main(folder: str, bin_folder: str, is_check: bool) -> None:
+    """Install, or tell in check mode what would be different."""
     os.umask(0o022)
     files = {os.path.join(folder, name): text for name, text in json.load(sys.stdin).items()}
+    package = os.path.join(folder, PACKAGE)
     links = {
         os.path.join(bin_folder, os.path.basename(path)): path for path, text in files.items() if text.startswith("#!")
     }
-    with contextlib.nullcontext() if is_check else alone(folder):
+    with contextlib.nullcontext() if is_check else locked(folder):
         open_folders = [path for path, _, _ in os.walk(folder) if not is_ours_alone(os.stat(path), FOLDER_MODE)]
         missing = [path for path, text in files.items() if not is_installed(path, text)]
         unlinked = [link for link, path in links.items() if not is_linked(link, path)]
-        print(*open_folders, *missing, *unlinked, sep="\n", end="")
+        print(*open_folders, *missing, *unlinked, *find_stale(package, files), sep="\n", end="")
         if is_check:
             return
         for path in open_folders:
             close(path)
-        for path in missing:
+        # The deepest first: modules come before the program that imports them.
+        for path in sorted(missing, key=lambda path: -path.count("/")):
             install(path, files[path])
-        # Anew, when somebody may have put other byte code there.
+        # Compile everything again when somebody may have put other byte code there.
         compileall.compile_dir(folder, quiet=1, force=bool(open_folders or missing))
         for link in unlinked:
             put_link(link, links[link])
+        # Last, because the former program needs these until the new one is complete.
+        for path in find_stale(package, files):
+            remove(path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], is_check=sys.argv[3] == "True")
+    try:
+        main(sys.argv[1], sys.argv[2], is_check=sys.argv[3] == "True")
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]} is not complete: {error}. Correct that and run again.")

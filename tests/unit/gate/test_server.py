@@ -80,7 +80,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests=st.lists(lines, max_size=8), rest=st.binary(max_size=60))
 def test_arbitrary_requests(config: Path, requests: list[bytes], rest: bytes) -> None:
     sent = b"".join(line + b"\n" for line in requests) + rest.replace(b"\n", b"")

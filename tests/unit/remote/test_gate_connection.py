@@ -87,7 +87,7 @@ openings = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     beginning=st.one_of(openings, openings, st.binary(max_size=40)),
     frames=st.lists(st.one_of(good_frames, good_frames, good_frames, bad_frames), max_size=12),

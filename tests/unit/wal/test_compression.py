@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 def write_incoming(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
     """Write a whole file in chunks, and return the IncomingFile and its content."""
-    with (folder / "file").open("w+b") as file:
-        incoming = IncomingFile(file, tempfile.TemporaryFile)
+    with (folder / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
         for chunk in chunks:
             incoming.write(chunk)
         incoming.finish()
-        incoming.close()
         file.seek(0)
         return incoming, file.read()
 
@@ -192,8 +191,7 @@ def test_splice(tmp_path: Path, form: str) -> None:
     pipe, write_end = os.pipe()
     os.write(write_end, stored[50:])
     os.close(write_end)
-    with (tmp_path / "file").open("w+b") as file:
-        incoming = IncomingFile(file, tempfile.TemporaryFile)
+    with (tmp_path / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
         assert incoming.splice(pipe, 10) is None, "the compression is not known yet"
         incoming.write(stored[:50])
         while incoming.splice(pipe, 100):

@@ -1,0 +1,28 @@
+"""Name what is measured: the rows of the report."""
+
+from .field import JOBS
+
+# Standbys that are served at once.
+STANDBYS = 8
+
+RATE = "segments a second, {} archive"
+PLAIN, GZIP, ZSTD = RATE.format("plain"), RATE.format("gzip"), RATE.format("zstd")
+STANDBY_CPU = "CPU a segment on the standby, {}, ms"
+BARMAN_CPU = "CPU a segment on the Barman host, {}, ms"
+HOST_CPU = BARMAN_CPU.format("plain")
+WAIT = "wait a segment at 100 ms replay, ms"
+HIT = "a spool hit, ms"
+COLD = "first segment after a cold start, ms"
+HANDSHAKE = "an ssh handshake, ms"
+MISS = "a miss, connection open, ms"
+RECOVERY = "a real standby's recovery, s"
+PROMOTION = "promotion, connection open, s"
+PROMOTION_COLD = "promotion, cold, s"
+PROMOTION_DARK = "promotion, Barman black-holed, s"
+WIDE = "segments a second at 50 ms round trip"
+NARROW = "segments a second at 100 Mbit/s, gzip archive"
+NARROW_Z = "segments a second at 100 Mbit/s, -z"
+MANY = f"segments a second, {STANDBYS} standbys"
+FAIR = "the slowest of them, of the fastest"
+MEMORY = "memory, -p {}, MiB"
+MEMORY_FEW = MEMORY.format(JOBS)
