@@ -1,4 +1,7 @@
-"""One Barman host and one primary for all tests, made once; a data directory of its own for each test."""
+"""Run one Barman host and one primary for all tests.
+
+Each test has a data directory of its own.
+"""
 
 import contextlib
 import os
@@ -25,12 +28,15 @@ SEGMENTS = 8
 
 
 def pytest_configure() -> None:
-    """A run that is told to stop ends what it started, as one that ends by itself does."""
+    """Have SIGTERM end a run with its finalizers, so that no process is left."""
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit("asked to stop", 143))
 
 
 class Primary(NamedTuple):
-    """What angus has written: a base backup from before, and the names of its archived segments in order."""
+    """Hold what angus has written.
+
+    base: a backup from before the rows. segments: the archived ones, in order.
+    """
 
     server: Server
     base: Server
@@ -42,7 +48,7 @@ class Primary(NamedTuple):
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """Readable by everybody, which pytest's own folders are not."""
+    """Return a folder that every user can read, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="walbasin-", ignore_cleanup_errors=True) as name:
         path = Path(name)
         path.chmod(0o755)
@@ -62,14 +68,14 @@ def barman(folder: Path) -> Iterator[BarmanHost]:
 
 @pytest.fixture
 def network(barman: BarmanHost) -> Iterator[Network]:
-    """A way to the Barman host that can be harmed."""
+    """Return a network to the Barman host that a test can disturb."""
     with Network(barman.port) as network:
         yield network
 
 
 @pytest.fixture(autouse=True)
 def calm(request: pytest.FixtureRequest) -> None:
-    """No test inherits the disturbances of the one before."""
+    """End the disturbances of the Barman host that the test before has left."""
     if "barman" in request.fixturenames:
         host: BarmanHost = request.getfixturevalue("barman")
         host.calm()
@@ -88,34 +94,34 @@ def stock_client(folder: Path, barman: BarmanHost) -> Path:
 
 @pytest.fixture(scope="session")
 def angus(folder: Path, barman: BarmanHost) -> Iterator[Primary]:
-    """A primary that has archived a few segments to Barman, each with rows of its own."""
+    """Return a primary that has archived segments to Barman, each with new rows."""
     barman.add_server("angus")
     give(barman.home / "angus" / "incoming")
-    own = give_folder(folder / "angus")
-    server = Server(own / "main")
+    home = give_folder(folder / "angus")
+    server = Server(home / "main")
     server.port = barman.primary_port
     server.create()
     server.configure(
         wal_level="replica",
         archive_mode="on",
-        archive_command=barman.archive_command("angus", own),
+        archive_command=barman.archive_command("angus", home),
     )
     server.start()
     try:
-        yield _live(server, own, barman)
+        yield _live(server, home, barman)
     finally:
         server.end()
 
 
 def rows(server: Server) -> int:
-    """How many there are in the table that the tests write to."""
+    """Return the number of rows in the table that the tests write to."""
     return int(server.sql("SELECT count(*) FROM t"))
 
 
-def _live(server: Server, own: Path, barman: BarmanHost) -> Primary:
+def _live(server: Server, home: Path, barman: BarmanHost) -> Primary:
     server.sql("CREATE TABLE t (n integer)")
     server.program(
-        "pg_basebackup", "-D", own / "base", "-h", "127.0.0.1", "-p", str(server.port), "-X", "none", "-c", "fast"
+        "pg_basebackup", "-D", home / "base", "-h", "127.0.0.1", "-p", str(server.port), "-X", "none", "-c", "fast"
     )
     for number in range(SEGMENTS):
         if number == SEGMENTS // 2:
@@ -127,7 +133,7 @@ def _live(server: Server, own: Path, barman: BarmanHost) -> Primary:
     archived = sorted(path.name for path in (barman.home / "angus" / "wals").rglob("0*"))
     return Primary(
         server,
-        Server(own / "base"),
+        Server(home / "base"),
         int(server.control("Database system identifier")),
         [name for name in archived if len(name) == 24],
         ROWS_EACH * SEGMENTS,
@@ -137,24 +143,24 @@ def _live(server: Server, own: Path, barman: BarmanHost) -> Primary:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """A word of the test's own, for its servers and folders."""
+    """Return a word for the servers and folders of one test."""
     return re.sub(r"\W+", "_", request.node.name)[:60].strip("_")
 
 
 @pytest.fixture
-def place(folder: Path, name: str) -> Path:
-    """A folder for one test, which postgres can write."""
+def workdir(folder: Path, name: str) -> Path:
+    """Return a folder for one test, which postgres can write."""
     return Path(give(Path(tempfile.mkdtemp(prefix=f"{name[:20]}-", dir=folder))))
 
 
 @pytest.fixture
-def make_standby(place: Path, fetcher: Path, barman: BarmanHost, angus: Primary) -> Iterator[Callable[..., Standby]]:
-    """Data directories made by hand, of angus's cluster."""
+def make_standby(workdir: Path, fetcher: Path, barman: BarmanHost, angus: Primary) -> Iterator[Callable[..., Standby]]:
+    """Return a function that builds a data directory of angus's cluster by hand."""
     made = []
 
     def make(*signals: str, version: int = 15) -> Standby:
-        data = wal_builder.build_data_directory(place / "main", version, angus.system_identifier, *signals)
-        made.append(Standby(place, give(data), fetcher, barman))
+        data = wal_builder.build_data_directory(workdir / "main", version, angus.system_identifier, *signals)
+        made.append(Standby(workdir, give(data), fetcher, barman))
         return made[-1]
 
     yield make
@@ -183,13 +189,16 @@ def served(chris: Standby) -> Standby:
 
 @pytest.fixture
 def recovering(make_standby: Callable[..., Standby]) -> Standby:
-    """A point-in-time recovery."""
+    """Return a point-in-time recovery."""
     return make_standby("recovery.signal")
 
 
 @pytest.fixture
 def archive(barman: BarmanHost, name: str) -> Callable[..., str]:
-    """Makes a server in Barman whose archive holds just these files. Returns its name."""
+    """Return a function that adds a server to Barman, with these files in its archive.
+
+    It returns the server's name.
+    """
 
     def make(files: dict[str, bytes]) -> str:
         barman.add_server(name)
@@ -202,16 +211,16 @@ def archive(barman: BarmanHost, name: str) -> Callable[..., str]:
 
 @pytest.fixture
 def wal(barman: BarmanHost, angus: Primary) -> Callable[[str], bytes]:
-    """What angus wrote, as Barman holds it."""
+    """Return a function that reads one of angus's files from Barman's archive."""
     return lambda name: barman.file("angus", name).read_bytes()
 
 
 @pytest.fixture
-def restore_command(fetcher: Path, barman: BarmanHost, place: Path) -> Callable[..., str]:
-    """Makes a server's, for the options and what BarmanHost's wants to know."""
+def restore_command(fetcher: Path, barman: BarmanHost, workdir: Path) -> Callable[..., str]:
+    """Return a function that makes a restore_command of the fetcher."""
 
     def make(*options: str, host: str = "gate", server: str = "angus", **where: str) -> str:
-        return barman.restore_command(fetcher, place / "spool", *options, host=host, server=server, **where)
+        return barman.restore_command(fetcher, workdir / "spool", *options, host=host, server=server, **where)
 
     return make
 
@@ -225,12 +234,12 @@ def fake_server(chris: Standby) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def copy_of_base(angus: Primary, place: Path) -> Iterator[Callable[..., Server]]:
-    """Servers on copies of angus's base backup."""
+def copy_of_base(angus: Primary, workdir: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that makes a server on a copy of angus's base backup."""
     servers = []
 
     def make(name: str, signal_file: str, **settings: str) -> Server:
-        server = angus.base.copy(place / name, archive_mode="off", **settings)
+        server = angus.base.copy(workdir / name, archive_mode="off", **settings)
         servers.append(server)
         (server.data / signal_file).touch()
         give(server.data / signal_file)

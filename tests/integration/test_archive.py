@@ -1,4 +1,4 @@
-"""What can be wrong on the Barman host: its disk, its files, its gate, its configuration."""
+"""Test faults on the Barman host: of Barman, its files and its gate."""
 
 import random
 import shutil
@@ -25,14 +25,14 @@ MIB = 1 << 20
 Archive = Callable[..., str]
 
 
-# --- Barman itself
+# --- Barman
 
 
 @both_hosts
-def test_barman_is_stopped(
+def test_barman_stopped(
     chris: Standby, angus: Primary, archive: Archive, barman: BarmanHost, wal: Callable[[str], bytes], host: str
 ) -> None:
-    """Nothing has archived for a while, and the server is marked as inactive: its WAL is there all the same."""
+    """Deliver WAL of a server that is marked as inactive, and is not archived."""
     in_wals, in_incoming = angus.segments[4:6]
     server = archive({in_wals: wal(in_wals)})
     (barman.home / server / "incoming" / in_incoming).write_bytes(wal(in_incoming))
@@ -44,9 +44,9 @@ def test_barman_is_stopped(
 
 
 @pytest.fixture
-def full_host(place: Path) -> Iterator[BarmanHost]:
-    """A Barman host on a small disk."""
-    with SmallDisk(place / "disk", 64 * MIB) as disk:
+def full_host(workdir: Path) -> Iterator[BarmanHost]:
+    """Run a Barman host on a small disk."""
+    with SmallDisk(workdir / "disk", 64 * MIB) as disk:
         disk.folder.chmod(0o755)
         host = BarmanHost(disk.folder / "barman")
         host.start()
@@ -57,7 +57,7 @@ def full_host(place: Path) -> Iterator[BarmanHost]:
 @pytest.mark.skipif(not IS_ROOT, reason="only root may mount a filesystem")
 @pytest.mark.parametrize("jobs", ["0", "2"])
 @both_hosts
-def test_barmans_disk_is_full(
+def test_barman_disk_full(
     chris: Standby,
     full_host: BarmanHost,
     angus: Primary,
@@ -65,7 +65,7 @@ def test_barmans_disk_is_full(
     host: str,
     jobs: str,
 ) -> None:
-    """No log can be written, and what is there comes out. That is when a primary's WAL is recycled unarchived."""
+    """Deliver WAL although Barman cannot write its log."""
     first, second, missing = angus.segments[4:7]
     full_host.add_server("angus")
     for name in (first, second):
@@ -84,25 +84,25 @@ def test_barmans_disk_is_full(
 
 
 @pytest.fixture
-def black_hole() -> Iterator[int]:
-    """A port that takes connections and says nothing, as a primary that was cut off."""
+def silent_port() -> Iterator[int]:
+    """Return a port that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @both_hosts
-def test_the_primary_is_black_holed(
+def test_primary_silent(
     served: Standby,
     angus: Primary,
     barman: BarmanHost,
     wal: Callable[[str], bytes],
     name: str,
-    black_hole: int,
+    silent_port: int,
     host: str,
 ) -> None:
-    """Barman would ask it where the WAL is, and wait. Whoever looks into its folders does not care."""
+    """Read WAL from Barman's folders, although Barman itself waits for the primary."""
     first, second = angus.segments[4:6]
-    barman.add_server(name, port=black_hole)
+    barman.add_server(name, port=silent_port)
     for each in (first, second):
         barman.put(name, each, wal(each))
     started = time.monotonic()
@@ -110,13 +110,13 @@ def test_the_primary_is_black_holed(
         assert served.fetch(each, "-p", "2", host=host, server=name).status == 0
         assert served.delivered() == wal(each)
     assert time.monotonic() - started < 20, "ssh would wait for it for ever"
-    # The counter-proof.
+    # The counter-proof: Barman itself waits.
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "stock"]
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([*ssh, f"barman show-servers {name}"], stdin=subprocess.DEVNULL, timeout=6, check=True)
 
 
-# --- its files
+# --- The archive's files
 
 
 HEADER = {
@@ -132,7 +132,7 @@ HEADER = {
 
 @pytest.mark.parametrize("field", HEADER)
 @both_hosts
-def test_a_bit_is_flipped_in_the_header(
+def test_flipped_header_bit(
     chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], host: str, field: str
 ) -> None:
     before, damaged = angus.segments[4:6]
@@ -144,12 +144,12 @@ def test_a_bit_is_flipped_in_the_header(
     assert (call.status, len(call.lines)) == (3, 1)
     assert f"{damaged}: what came from {host} was refused" in call.stderr
     assert chris.spooled() == []
-    assert chris.delivered() == wal(before), "and nothing else has come"
+    assert chris.delivered() == wal(before), "nothing else was delivered"
 
 
 @both_hosts
 @pytest.mark.parametrize("jobs", ["0", "2"])
-def test_a_file_that_is_still_being_written(
+def test_half_written_file(
     chris: Standby,
     angus: Primary,
     archive: Archive,
@@ -158,7 +158,7 @@ def test_a_file_that_is_still_being_written(
     host: str,
     jobs: str,
 ) -> None:
-    """An archive_command that is a plain cp: Barman serves what there is of it. It is never delivered short."""
+    """Refuse the part that a plain cp as archive_command has written so far."""
     name = angus.segments[4]
     server = archive({})
     content = wal(name)
@@ -184,7 +184,7 @@ def test_a_file_that_is_still_being_written(
 
 
 @both_hosts
-def test_a_file_that_becomes_shorter_while_it_is_read(
+def test_file_truncated_during_fetch(
     served: Standby, angus: Primary, archive: Archive, barman: BarmanHost, wal: Callable[[str], bytes], host: str
 ) -> None:
     name = angus.segments[4]
@@ -204,12 +204,15 @@ def test_a_file_that_becomes_shorter_while_it_is_read(
 
 @both_hosts
 @pytest.mark.parametrize("jobs", ["0", "2"])
-def test_what_is_encrypted_is_not_absent(
-    chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], place: Path, host: str, jobs: str
+def test_encrypted_file(
+    chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], workdir: Path, host: str, jobs: str
 ) -> None:
-    """Barman has no passphrase for it here, so nobody can undo it; in a recovery that must not be taken for the end."""
+    """Report an error for a file that Barman cannot decrypt.
+
+    "Not in the archive" would end a point-in-time recovery there.
+    """
     name = angus.segments[4]
-    home = place / "gnupg"
+    home = workdir / "gnupg"
     home.mkdir(mode=0o700)
     gpg = ["gpg", "--batch", "--homedir", str(home), "--pinentry-mode", "loopback", "--passphrase", "secret"]
     shutil.chown(home, ME)
@@ -226,12 +229,12 @@ def test_what_is_encrypted_is_not_absent(
     assert chris.fetch(name, "-p", jobs, "--retry", "0", host=host, server=server).status == 200
 
 
-# --- its gate
+# --- The gate
 
 
 @pytest.fixture
 def newer_gate(barman: BarmanHost) -> Iterator[None]:
-    """The gate is of another protocol."""
+    """Have the gate speak another version of the protocol."""
     module = barman.folder / "lib" / "walbasin" / "wal" / "protocol.py"
     text = module.read_text()
     assert 'PROTOCOL = "1"' in text
@@ -240,28 +243,26 @@ def newer_gate(barman: BarmanHost) -> Iterator[None]:
     module.write_text(text)
 
 
-def test_a_gate_of_another_version_serves_as_a_host_without_one(
+def test_gate_of_another_version(
     served: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes], newer_gate: None
 ) -> None:
-    """Updates need not happen on both sides at once."""
-    said = ""
+    """Fetch without the gate, so that one side can be updated before the other."""
+    output = ""
     for name in angus.segments[4:7]:
         call = served.fetch(name, "-p", "2", host="gate")
         assert call.status == 0, call.stderr
         assert served.delivered() == wal(name)
-        said += call.stderr
-    assert said.count("\n") == 1
-    assert "no gate answers on gate" in said
-    assert "protocol" in said
+        output += call.stderr
+    assert output.count("\n") == 1
+    assert "no gate answers on gate" in output
+    assert "protocol" in output
 
 
-# --- a file that moves
+# --- A file that moves
 
 
-def test_a_file_that_the_archiver_moves_is_never_said_to_be_absent(
-    barman: BarmanHost, archive: Archive, angus: Primary
-) -> None:
-    """A thousand times between incoming/ and wals/, each at another moment of the lookup."""
+def test_file_moved_by_archiver(barman: BarmanHost, archive: Archive, angus: Primary) -> None:
+    """Find a file that moves from incoming/ to wals/ at any moment of the search."""
     chance = random.Random(1)
     server = archive({})
     name = angus.segments[4]

@@ -1,4 +1,4 @@
-"""WALBASIN_DEBUG: every request, connection and decision, and the tracebacks of mistakes."""
+"""Test WALBASIN_DEBUG: requests, connections, decisions and tracebacks."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from tests.support.standby import Standby
 from .conftest import Primary
 
 
-def test_debug_file(served: Standby, angus: Primary, place: Path) -> None:
-    file = give_folder(place / "debug") / "log"
+def test_debug_file(served: Standby, angus: Primary, workdir: Path) -> None:
+    file = give_folder(workdir / "debug") / "log"
     first, second = angus.segments[2:4]
     env = {"WALBASIN_DEBUG": str(file)}
     assert served.fetch(first, "-p", "2", host="gate", env=env).status == 0
@@ -31,10 +31,10 @@ def test_debug_file(served: Standby, angus: Primary, place: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_mistake_of_ours(served: Standby, angus: Primary, place: Path) -> None:
-    file = give_folder(place / "debug") / "log"
-    served.fetcher = install(place / "lib")
-    with (place / "lib" / "walbasin" / "fetcher" / "retrieval.py").open("a") as module:
+def test_mistake_of_ours(served: Standby, angus: Primary, workdir: Path) -> None:
+    file = give_folder(workdir / "debug") / "log"
+    served.fetcher = install(workdir / "lib")
+    with (workdir / "lib" / "walbasin" / "fetcher" / "retrieval.py").open("a") as module:
         module.write("\n\ndef run(*_):\n    return {}['x']\n")
     call = served.fetch(angus.segments[2], env={"WALBASIN_DEBUG": str(file)})
     assert (call.status, call.lines) == (2, ["barman-wal-restore: internal error, please report it: KeyError: 'x'"])

@@ -1,4 +1,4 @@
-"""The standby's disk: what happens to the spool, and to the folder that WAL is delivered to."""
+"""Test faults of the standby's disk: in the spool, and where WAL is delivered."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,83 +17,80 @@ pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root may mount a files
 
 
 @pytest.fixture
-def disk(place: Path) -> Iterator[SmallDisk]:
-    """Room for the spool's spare (four segments), and for eight more."""
-    with SmallDisk(place / "disk", 192 * MIB) as disk:
+def disk(workdir: Path) -> Iterator[SmallDisk]:
+    """Mount a disk for twelve segments: four stay free, eight are for the spool."""
+    with SmallDisk(workdir / "disk", 192 * MIB) as disk:
         yield disk
 
 
 @pytest.fixture
-def with_spool_there(served: Standby, disk: SmallDisk) -> Standby:
-    """Its spool is on another filesystem than its pg_wal."""
+def with_spool_on_disk(served: Standby, disk: SmallDisk) -> Standby:
+    """Return a standby whose spool is on another filesystem than its pg_wal."""
     served.spool = disk.folder / "spool"
     return served
 
 
 @pytest.mark.parametrize("free", [0, 4096, 1 * MIB, 15 * MIB, 17 * MIB, 40 * MIB])
-def test_a_full_spool_means_a_direct_fetch(
-    with_spool_there: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes], free: int
+def test_spool_full(
+    with_spool_on_disk: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes], free: int
 ) -> None:
     disk.fill(but=free)
     for name in angus.segments[4:7]:
-        call = with_spool_there.fetch(name, "-p", "3", host="gate")
+        call = with_spool_on_disk.fetch(name, "-p", "3", host="gate")
         assert call.status == 0
-        assert with_spool_there.delivered() == wal(name)
+        assert with_spool_on_disk.delivered() == wal(name)
         assert len(call.lines) <= 1
         if free < 16 * MIB:
             assert "No space left on device" in call.stderr
-    assert with_spool_there.spooled() == [], "nothing is taken of the spare"
+    assert with_spool_on_disk.spooled() == [], "the last four segments stay free"
 
 
-def test_a_spool_that_becomes_full_is_no_obstacle(
-    with_spool_there: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes]
+def test_spool_full_while_in_use(
+    with_spool_on_disk: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes]
 ) -> None:
     names = angus.segments
-    assert with_spool_there.fetch(names[2], "-p", "3", host="gate").status == 0
-    with_spool_there.wait_for_spooled(names[3])
+    assert with_spool_on_disk.fetch(names[2], "-p", "3", host="gate").status == 0
+    with_spool_on_disk.wait_for_spooled(names[3])
     disk.fill()
     for name in names[3:7]:
-        assert with_spool_there.fetch(name, "-p", "3", host="gate").status == 0
-        assert with_spool_there.delivered() == wal(name)
+        assert with_spool_on_disk.fetch(name, "-p", "3", host="gate").status == 0
+        assert with_spool_on_disk.delivered() == wal(name)
     (disk.folder / "filling").unlink()
-    assert with_spool_there.fetch(names[5], "-p", "3", host="gate").status == 0
-    with_spool_there.wait_for_spooled(names[6])
+    assert with_spool_on_disk.fetch(names[5], "-p", "3", host="gate").status == 0
+    with_spool_on_disk.wait_for_spooled(names[6])
 
 
 @pytest.mark.parametrize("when", ["from the start", "while in use"])
-def test_a_read_only_spool(
-    with_spool_there: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes], when: str
+def test_spool_read_only(
+    with_spool_on_disk: Standby, disk: SmallDisk, angus: Primary, wal: Callable[[str], bytes], when: str
 ) -> None:
     if when == "while in use":
-        assert with_spool_there.fetch(angus.segments[3], "-p", "3", host="gate").status == 0
-        with_spool_there.wait_for_spooled(angus.segments[4])
-        # A filesystem with files that are being written cannot be made so.
-        (with_spool_there.data / "standby.signal").rename(with_spool_there.data / "elsewhere")
-        wait_until(lambda: not with_spool_there.prefetch_processes(), "its end")
-        (with_spool_there.data / "elsewhere").rename(with_spool_there.data / "standby.signal")
+        assert with_spool_on_disk.fetch(angus.segments[3], "-p", "3", host="gate").status == 0
+        with_spool_on_disk.wait_for_spooled(angus.segments[4])
+        # End the prefetch process: a filesystem with files open for writing cannot
+        # become read-only.
+        (with_spool_on_disk.data / "standby.signal").rename(with_spool_on_disk.data / "elsewhere")
+        wait_until(lambda: not with_spool_on_disk.prefetch_processes(), "its end")
+        (with_spool_on_disk.data / "elsewhere").rename(with_spool_on_disk.data / "standby.signal")
     disk.make_read_only()
     for name in angus.segments[4:6]:
-        call = with_spool_there.fetch(name, "-p", "3", host="gate")
+        call = with_spool_on_disk.fetch(name, "-p", "3", host="gate")
         assert (call.status, len(call.lines)) == (0, 1)
         assert "Read-only file system" in call.stderr
-        assert with_spool_there.delivered() == wal(name)
+        assert with_spool_on_disk.delivered() == wal(name)
 
 
-def test_a_spool_on_another_filesystem_is_copied_from(
-    with_spool_there: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
+def test_spool_on_another_filesystem(with_spool_on_disk: Standby, angus: Primary, wal: Callable[[str], bytes]) -> None:
     first, second, *_ = angus.segments[4:]
-    assert with_spool_there.fetch(first, "-p", "3", host="gate").status == 0
-    with_spool_there.wait_for_spooled(second)
-    call = with_spool_there.fetch(second, "-p", "3", host="gate")
+    assert with_spool_on_disk.fetch(first, "-p", "3", host="gate").status == 0
+    with_spool_on_disk.wait_for_spooled(second)
+    call = with_spool_on_disk.fetch(second, "-p", "3", host="gate")
     assert (call.status, call.stderr) == (0, "")
-    assert with_spool_there.delivered() == wal(second)
+    assert with_spool_on_disk.delivered() == wal(second)
 
 
 @pytest.mark.parametrize("what", ["all of it", "its files", "the cluster's folder"])
-def test_a_spool_that_is_removed_while_in_use(
-    served: Standby, angus: Primary, wal: Callable[[str], bytes], what: str
-) -> None:
+def test_spool_removed(served: Standby, angus: Primary, wal: Callable[[str], bytes], what: str) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     served.wait_for_spooled(angus.segments[3])
     if what == "all of it":
@@ -115,7 +112,7 @@ def test_a_spool_that_is_removed_while_in_use(
 
 @pytest.mark.parametrize("jobs", ["0", "3"])
 @pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 4), ("recovery.signal", 200)])
-def test_a_full_destination(
+def test_destination_full(
     make_standby: Callable[..., Standby],
     disk: SmallDisk,
     angus: Primary,

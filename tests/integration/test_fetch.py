@@ -1,4 +1,4 @@
-"""The fetcher, called as PostgreSQL calls it, against a real sshd and a real Barman."""
+"""Call the fetcher as PostgreSQL does, against a real sshd and a real Barman."""
 
 import bz2
 import contextlib
@@ -22,21 +22,22 @@ from tests.support.standby import DESTINATION, Standby
 from .conftest import Primary
 
 
-def test_headers_made_by_hand_are_those_of_a_real_server(angus: Primary, wal: Callable[[str], bytes]) -> None:
+def test_built_headers(angus: Primary, wal: Callable[[str], bytes]) -> None:
     for name in (angus.segments[0], angus.segments[-1]):
         made = wal_builder.build_segment(name, angus.system_identifier, SEGMENT_SIZE)[:40]
         real = wal(name)[:40]
-        # The low bit of the info word says that a record goes on from the page before; the rest of it tells how long.
+        # Skip bytes 2, 3 and 16 to 19: they tell of a record that goes on from the page
+        # before. Skip 20 to 23: padding.
         assert real[:2] in [wal_builder.number(magic, 2) for magic in wal_builder.MAGIC.values()]
         assert real[4:16] == made[4:16]
         assert real[24:] == made[24:]
 
 
-# --- what is there
+# --- Files in the archive
 
 
 @both_hosts
-def test_the_classic_line_delivers(chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str) -> None:
+def test_classic_options(chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str) -> None:
     first, second, third, *_ = angus.segments[3:]
     call = chris.fetch(first, "-p", "3", "-s", "10", host=host)
     assert (call.status, call.stdout) == (0, "")
@@ -45,21 +46,22 @@ def test_the_classic_line_delivers(chris: Standby, angus: Primary, wal: Callable
     assert chris.pg_wal() == ["RECOVERYXLOG"]
     assert chris.delivered() == wal(first)
     chris.wait_for_spooled(second, third)
-    for following in (second, third):
-        call = chris.fetch(following, "-p", "3", "-s", "10", host=host, ssh_config="unplugged")
+    for later in (second, third):
+        call = chris.fetch(later, "-p", "3", "-s", "10", host=host, ssh_config="unplugged")
         assert (call.status, call.stdout, call.stderr) == (0, "", "")
-        assert chris.delivered() == wal(following)
+        assert chris.delivered() == wal(later)
 
 
-def test_what_is_delivered_is_private_and_belongs_to_the_caller(chris: Standby, angus: Primary) -> None:
+def test_delivered_file_mode(chris: Standby, angus: Primary) -> None:
     assert chris.fetch(angus.segments[3]).status == 0
     status = (chris.data / DESTINATION).stat()
     assert status.st_mode & 0o777 == 0o600
     assert status.st_uid == chris.data.stat().st_uid
 
 
-def test_several_sessions_fetch_side_by_side(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
-    # One of them hangs; the others come all the same, and so does the requested one. -z, because that is Barman's work.
+def test_parallel_connections(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
+    # Hold one connection: the others deliver. With -z the gate calls Barman, which can
+    # be held.
     first, hanging, *others = angus.segments[3:8]
     barman.hold(hanging)
     process = chris.start(first, "-p", "5", "-z")
@@ -71,7 +73,7 @@ def test_several_sessions_fetch_side_by_side(chris: Standby, angus: Primary, bar
 
 
 @both_hosts
-def test_a_history_is_delivered(chris: Standby, archive: Callable[..., str], host: str) -> None:
+def test_history_file(chris: Standby, archive: Callable[..., str], host: str) -> None:
     text = b"1\t0/5000148\tno recovery target specified\n"
     server = archive({"00000002.history": text})
     call = chris.fetch("00000002.history", "-p", "3", host=host, server=server, destination="pg_wal/RECOVERYHISTORY")
@@ -94,7 +96,7 @@ def piped(program: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("options", [[], ["--keep-compression"]], ids=["as is", "keep"])
 @pytest.mark.parametrize("form", COMPRESS)
-def test_stored_compression_is_undone(
+def test_stored_compression(
     chris: Standby,
     angus: Primary,
     archive: Callable[..., str],
@@ -113,7 +115,7 @@ def test_stored_compression_is_undone(
 
 @pytest.mark.parametrize("option", ["-z", "-j"])
 @both_hosts
-def test_compression_on_the_way_is_undone(
+def test_transfer_compression(
     chris: Standby, angus: Primary, wal: Callable[[str], bytes], option: str, host: str
 ) -> None:
     assert chris.fetch(angus.segments[4], option, "-p", "2", host=host).status == 0
@@ -123,16 +125,14 @@ def test_compression_on_the_way_is_undone(
     assert chris.delivered() == wal(angus.segments[5])
 
 
-def test_what_barman_itself_cannot_undo_is_not_taken_for_missing(
-    chris: Standby, angus: Primary, archive: Callable[..., str]
-) -> None:
+def test_damaged_compressed_file(chris: Standby, angus: Primary, archive: Callable[..., str]) -> None:
     server = archive({angus.segments[4]: b"\x28\xb5\x2f\xfd" + bytes(100)})
     call = chris.fetch(angus.segments[4], server=server)
     assert call.status in (2, 3)
     assert chris.pg_wal() == []
 
 
-def test_the_last_partial_is_a_last_resort(
+def test_partial_segment(
     chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     host = "gate"
@@ -147,28 +147,24 @@ def test_the_last_partial_is_a_last_resort(
     assert chris.delivered() == wal(partial)
 
 
-def test_pg_rewinds_destination_is_served_without_prefetch(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path
-) -> None:
+def test_pg_rewind_destination(chris: Standby, angus: Primary, wal: Callable[[str], bytes], workdir: Path) -> None:
     name = angus.segments[4]
-    call = chris.fetch(name, "-p", "3", destination=chris.data / "pg_wal" / name, cwd=place)
+    call = chris.fetch(name, "-p", "3", destination=chris.data / "pg_wal" / name, cwd=workdir)
     assert (call.status, call.stderr) == (0, "")
     assert chris.delivered(f"pg_wal/{name}") == wal(name)
     assert chris.spooled() == []
 
 
-def test_called_by_hand_it_says_that_the_origin_is_not_checked(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path
-) -> None:
-    call = chris.fetch(angus.segments[4], "-p", "3", destination=place / "segment", cwd=place)
+def test_call_by_hand(chris: Standby, angus: Primary, wal: Callable[[str], bytes], workdir: Path) -> None:
+    call = chris.fetch(angus.segments[4], "-p", "3", destination=workdir / "segment", cwd=workdir)
     assert call.status == 0
     assert "origin not checked" in call.stderr
-    assert (place / "segment").read_bytes() == wal(angus.segments[4])
+    assert (workdir / "segment").read_bytes() == wal(angus.segments[4])
     assert chris.spooled() == []
 
 
 def pythons() -> list[str]:
-    """Every Python from 3.8 on that is installed; those of a version manager need their own path."""
+    """Return the installed Pythons from 3.8 on, with those of pyenv."""
     found = []
     for minor in range(8, 15):
         program = f"python3.{minor}"
@@ -182,12 +178,12 @@ def pythons() -> list[str]:
 
 
 @pytest.mark.parametrize("python", pythons())
-def test_it_runs_under_every_python_from_3_8_on(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path, python: str
+def test_python_version(
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes], workdir: Path, python: str
 ) -> None:
-    # As ourselves, because postgres may not be able to reach that interpreter.
-    chris.fetcher = install(place / "lib")
-    (place / "lib" / "interpreter").write_text(f"{python}\n")
+    # Run as our own user: postgres may not be able to reach that interpreter.
+    chris.fetcher = install(workdir / "lib")
+    (workdir / "lib" / "interpreter").write_text(f"{python}\n")
     call = chris.fetch(angus.segments[4], "-p", "2", "--keep-compression", host="gate", as_postgres=False)
     assert (call.status, call.stderr) == (0, "")
     assert chris.delivered() == wal(angus.segments[4])
@@ -196,20 +192,20 @@ def test_it_runs_under_every_python_from_3_8_on(
     assert (call.status, call.stderr) == (0, ""), "from the spool"
 
 
-def test_it_runs_from_a_checkout_and_through_a_link(place: Path) -> None:
-    (place / "barman-wal-restore").symlink_to(Path(__file__).parents[2] / "files" / "barman-wal-restore")
+def test_link_to_checkout(workdir: Path) -> None:
+    (workdir / "barman-wal-restore").symlink_to(Path(__file__).parents[2] / "files" / "barman-wal-restore")
     for words in (["-V"], ["-h"]):
-        done = subprocess.run([place / "barman-wal-restore", *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([workdir / "barman-wal-restore", *words], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
 
 
-# --- usage, and destinations
+# --- Usage and destinations
 
 
 @pytest.mark.parametrize("trouble", ["not writable", "missing", "a folder"])
 @pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 4), ("recovery.signal", 200)])
-def test_a_destination_that_cannot_be_written(
+def test_destination_not_writable(
     make_standby: Callable[..., Standby], angus: Primary, trouble: str, signal_file: str, status: int
 ) -> None:
     standby = make_standby(signal_file)
@@ -235,37 +231,37 @@ def test_wrong_usage(make_standby: Callable[..., Standby], signal_file: str, sta
     assert "barman-wal-restore -h" in call.stderr
 
 
-# --- what else can go wrong
+# --- The interpreter
 
 
 @pytest.mark.parametrize("interpreter", ["/no/such/python3", "/bin/false", "/bin/true", "/etc/passwd"])
 @pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 2), ("recovery.signal", 200), ("none", 2)])
-def test_a_broken_interpreter_is_no_answer(
-    make_standby: Callable[..., Standby], place: Path, interpreter: str, signal_file: str, status: int
+def test_broken_interpreter(
+    make_standby: Callable[..., Standby], workdir: Path, interpreter: str, signal_file: str, status: int
 ) -> None:
     standby = make_standby(signal_file)
-    standby.fetcher = install(place / "lib")
-    (place / "lib" / "interpreter").write_text(f"{interpreter}\n")
+    standby.fetcher = install(workdir / "lib")
+    (workdir / "lib" / "interpreter").write_text(f"{interpreter}\n")
     call = standby.fetch("000000010000000000000004")
     assert call.status == status
     assert interpreter in call.stderr
 
 
 @pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 2), ("recovery.signal", 200)])
-def test_an_interpreter_between_shell_and_python_is_no_answer(
+def test_interpreter_wrapper(
     make_standby: Callable[..., Standby],
     angus: Primary,
     wal: Callable[[str], bytes],
-    place: Path,
+    workdir: Path,
     signal_file: str,
     status: int,
 ) -> None:
     standby = make_standby(signal_file)
-    standby.fetcher = install(place / "lib")
-    wrapper = place / "python3"
+    standby.fetcher = install(workdir / "lib")
+    wrapper = workdir / "python3"
     wrapper.write_text('#!/bin/sh\npython3 "$@"\nexit $?\n')
     wrapper.chmod(0o755)
-    (place / "lib" / "interpreter").write_text(f"{wrapper}\n")
+    (workdir / "lib" / "interpreter").write_text(f"{wrapper}\n")
     assert standby.fetch(angus.segments[4]).status == status
     assert standby.pg_wal() == []
     (standby.data / "pg_wal" / angus.segments[4]).write_bytes(wal(angus.segments[4]))
@@ -273,7 +269,8 @@ def test_an_interpreter_between_shell_and_python_is_no_answer(
     assert standby.fetch("test", "-t", destination="pg_wal/test").status == status
 
 
-# PostgreSQL's own words for a boolean, and its names in any case (guc-file.l, parse_bool).
+# Read settings as PostgreSQL does: names in any case, its words for a boolean
+# (guc-file.l, parse_bool).
 @pytest.mark.parametrize(
     ("line", "words", "status"),
     [
@@ -286,23 +283,23 @@ def test_an_interpreter_between_shell_and_python_is_no_answer(
         ("standby_mode = on", ["--mode=recovery"], 200),
     ],
 )
-def test_without_python_the_shell_finds_the_mode_too(
-    make_standby: Callable[..., Standby], place: Path, line: str, words: list[str], status: int
+def test_mode_without_python(
+    make_standby: Callable[..., Standby], workdir: Path, line: str, words: list[str], status: int
 ) -> None:
     standby = make_standby("recovery.conf", version=11)
     (standby.data / "recovery.conf").write_text(f"{line}\n")
-    standby.fetcher = install(place / "lib")
-    (place / "lib" / "interpreter").write_text("/bin/false\n")
+    standby.fetcher = install(workdir / "lib")
+    (workdir / "lib" / "interpreter").write_text("/bin/false\n")
     assert standby.fetch("000000010000000000000004", *words).status == status
 
 
-def test_a_broken_package_is_no_answer(chris: Standby, place: Path) -> None:
-    chris.fetcher = install(place / "lib")
-    (place / "lib" / "walbasin" / "policy.py").write_text("this is no Python\n")
+def test_broken_package(chris: Standby, workdir: Path) -> None:
+    chris.fetcher = install(workdir / "lib")
+    (workdir / "lib" / "walbasin" / "policy.py").write_text("this is no Python\n")
     assert chris.fetch("000000010000000000000004").status == 2
 
 
-def test_no_shell_variable_of_python_gets_in_the_way(chris: Standby, angus: Primary) -> None:
+def test_python_variables_ignored(chris: Standby, angus: Primary) -> None:
     environment = {"PATH": "/usr/bin:/bin", "PYTHONHOME": "/nonexistent", "PYTHONPATH": "/nonexistent", "LC_ALL": "C"}
     process = start(
         [

@@ -1,4 +1,7 @@
-"""What the standby's key can do on the Barman host: through a real sshd, a forced command and a real Barman."""
+"""Test what the standby's key can do on the Barman host.
+
+sshd, the forced command and Barman are real.
+"""
 
 import bz2
 import contextlib
@@ -23,8 +26,8 @@ from .conftest import Primary
 SYSTEM = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
-class Answer:
-    """What a client is given for a line."""
+class RemoteOutput:
+    """Run a remote command through ssh, and hold its output and exit status."""
 
     def __init__(self, barman: BarmanHost, *words: str, key: str = "gate", stdin: bytes = b"") -> None:
         done = subprocess.run(
@@ -45,7 +48,7 @@ def unchanged(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("line", "undo"),
+    ("remote_command", "decompress"),
     [
         ("barman get-wal 'angus' '{name}'", unchanged),
         ("barman get-wal --keep-compression 'angus' '{name}'", unchanged),
@@ -55,27 +58,27 @@ def unchanged(data: bytes) -> bytes:
         ("barman get-wal --gzip --partial 'angus' '{name}'", gzip.decompress),
     ],
 )
-def test_the_lines_of_released_clients_are_served_byte_for_byte(
-    barman: BarmanHost, angus: Primary, line: str, undo: Callable[[bytes], bytes]
+def test_released_client_commands(
+    barman: BarmanHost, angus: Primary, remote_command: str, decompress: Callable[[bytes], bytes]
 ) -> None:
     name = angus.segments[4]
-    answer = Answer(barman, line.format(name=name))
-    assert answer.status == 0
-    assert undo(answer.stdout) == barman.file("angus", name).read_bytes()
+    output = RemoteOutput(barman, remote_command.format(name=name))
+    assert output.status == 0
+    assert decompress(output.stdout) == barman.file("angus", name).read_bytes()
 
 
-def test_released_clients_look_ahead_and_test(barman: BarmanHost, angus: Primary) -> None:
-    answer = Answer(barman, f"barman get-wal --peek '3' 'angus' '{angus.segments[4]}'")
-    assert answer.stdout.decode().split() == angus.segments[4:7]
-    answer = Answer(barman, "barman get-wal --test 'angus' 'dummy_wal_name'")
-    assert (answer.status, answer.stdout) == (0, b"Ready to retrieve WAL files from the server angus\n")
+def test_released_client_peek_and_test(barman: BarmanHost, angus: Primary) -> None:
+    output = RemoteOutput(barman, f"barman get-wal --peek '3' 'angus' '{angus.segments[4]}'")
+    assert output.stdout.decode().split() == angus.segments[4:7]
+    output = RemoteOutput(barman, "barman get-wal --test 'angus' 'dummy_wal_name'")
+    assert (output.status, output.stdout) == (0, b"Ready to retrieve WAL files from the server angus\n")
 
 
-def test_what_is_missing_is_answered_in_barmans_own_words(barman: BarmanHost, angus: Primary) -> None:
+def test_missing_file_message(barman: BarmanHost, angus: Primary) -> None:
     for key in ("gate", "stock"):
-        answer = Answer(barman, "barman get-wal 'angus' '00000002.history'", key=key)
-        assert (answer.status, answer.stdout) == (1, b"")
-        assert "WAL file '00000002.history' not found in server 'angus'" in answer.stderr
+        output = RemoteOutput(barman, "barman get-wal 'angus' '00000002.history'", key=key)
+        assert (output.status, output.stdout) == (1, b"")
+        assert "WAL file '00000002.history' not found in server 'angus'" in output.stderr
 
 
 @pytest.mark.parametrize(
@@ -93,22 +96,20 @@ def test_what_is_missing_is_answered_in_barmans_own_words(barman: BarmanHost, an
         (["barman --config /tmp/evil.conf get-wal angus {name}"], "configuration '/tmp/evil.conf'"),
     ],
 )
-def test_everything_else_is_refused_with_the_reason(
-    barman: BarmanHost, angus: Primary, words: list[str], cause: str
-) -> None:
-    answer = Answer(barman, *(word.format(name=angus.segments[4]) for word in words), stdin=b"echo here\n")
-    assert (answer.status, answer.stdout) == (3, b"")
-    assert cause in answer.stderr
+def test_refused_commands(barman: BarmanHost, angus: Primary, words: list[str], cause: str) -> None:
+    output = RemoteOutput(barman, *(word.format(name=angus.segments[4]) for word in words), stdin=b"echo here\n")
+    assert (output.status, output.stdout) == (3, b"")
+    assert cause in output.stderr
     assert barman.requests() == []
 
 
-def test_an_ordinary_key_would_have_opened_a_shell(barman: BarmanHost) -> None:
-    """So that the test above can fail."""
-    assert b"here" in Answer(barman, key="stock", stdin=b"echo here\n").stdout
+def test_shell_with_ordinary_key(barman: BarmanHost) -> None:
+    """Prove that the test above can fail: an ordinary key opens a shell."""
+    assert b"here" in RemoteOutput(barman, key="stock", stdin=b"echo here\n").stdout
 
 
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
-def test_there_is_no_sftp(barman: BarmanHost, key: str, is_open: bool) -> None:
+def test_no_sftp(barman: BarmanHost, key: str, is_open: bool) -> None:
     done = subprocess.run(
         ["sftp", "-F", barman.client / "ssh_config", "-o", f"User={ME}", "-b", "-", key],
         input=b"ls /etc/passwd\n",
@@ -123,14 +124,14 @@ def test_there_is_no_sftp(barman: BarmanHost, key: str, is_open: bool) -> None:
 
 @pytest.fixture
 def service() -> Iterator[int]:
-    """A port that a forwarding would reach; whoever connects is greeted."""
+    """Return a port that listens, which a forwarding would reach."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.1)
         yield listener.getsockname()[1]
 
 
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
-def test_no_port_is_forwarded(barman: BarmanHost, service: int, key: str, is_open: bool) -> None:
+def test_no_port_forwarding(barman: BarmanHost, service: int, key: str, is_open: bool) -> None:
     process = subprocess.Popen(
         ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-W", f"127.0.0.1:{service}", key],
         stdin=subprocess.PIPE,
@@ -152,7 +153,7 @@ def test_no_port_is_forwarded(barman: BarmanHost, service: int, key: str, is_ope
 
 
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
-def test_there_is_no_terminal(barman: BarmanHost, key: str, is_open: bool) -> None:
+def test_no_terminal(barman: BarmanHost, key: str, is_open: bool) -> None:
     done = subprocess.run(
         ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-tt", key, "tty"],
         stdin=subprocess.DEVNULL,
@@ -166,16 +167,16 @@ def test_there_is_no_terminal(barman: BarmanHost, key: str, is_open: bool) -> No
 
 
 @pytest.fixture
-def thief(barman: BarmanHost) -> Iterator[paramiko.Transport]:
-    """A client that sends whatever it likes; it has got hold of the key."""
+def stolen_key(barman: BarmanHost) -> Iterator[paramiko.Transport]:
+    """Return a connection with the gate's key, which can send any bytes."""
     with paramiko.Transport(("127.0.0.1", barman.port)) as transport:
         transport.start_client(timeout=30)
         transport.auth_publickey(ME, paramiko.Ed25519Key.from_private_key_file(str(barman.client / "gate")))
         yield transport
 
 
-def said_to(channel: paramiko.Channel) -> tuple[bytes, bytes]:
-    """All that comes out of a channel until its end, on stdout and on stderr."""
+def output_of(channel: paramiko.Channel) -> tuple[bytes, bytes]:
+    """Return all that a channel brings until its end: stdout and stderr."""
     channel.settimeout(30)
     return channel.makefile("rb").read(), channel.makefile_stderr("rb").read()
 
@@ -207,13 +208,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("line", HOSTILE.values(), ids=HOSTILE)
-def test_whatever_a_stolen_key_asks_for_is_refused_in_a_line(
-    thief: paramiko.Transport, barman: BarmanHost, angus: Primary, line: bytes
+@pytest.mark.parametrize("remote_command", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_commands(
+    stolen_key: paramiko.Transport, barman: BarmanHost, angus: Primary, remote_command: bytes
 ) -> None:
-    channel = thief.open_session(timeout=30)
-    channel.exec_command(line.replace(b"{name}", angus.segments[4].encode()))
-    stdout, stderr = said_to(channel)
+    channel = stolen_key.open_session(timeout=30)
+    channel.exec_command(remote_command.replace(b"{name}", angus.segments[4].encode()))
+    stdout, stderr = output_of(channel)
     assert stdout == b""
     assert (channel.recv_exit_status(), stderr.count(b"\n")) == (3, 1)
     assert stderr.startswith(b"barman-wal-gate: refused: ")
@@ -222,35 +223,35 @@ def test_whatever_a_stolen_key_asks_for_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "line",
+    "remote_command",
     [b"barman get-wal angus {name}\0; id", b"\0id", 200_000 * b"A", 3_000_000 * b"A"],
     ids=["NUL", "NUL first", "more than a variable can have", "megabytes"],
 )
-def test_what_sshd_itself_does_not_take_gets_nowhere(
-    thief: paramiko.Transport, barman: BarmanHost, angus: Primary, line: bytes
+def test_commands_refused_by_sshd(
+    stolen_key: paramiko.Transport, barman: BarmanHost, angus: Primary, remote_command: bytes
 ) -> None:
-    channel = thief.open_session(timeout=30)
+    channel = stolen_key.open_session(timeout=30)
     with contextlib.suppress(paramiko.SSHException, EOFError, ConnectionError):
-        channel.exec_command(line.replace(b"{name}", angus.segments[4].encode()))
-    assert said_to(channel)[0] == b""
+        channel.exec_command(remote_command.replace(b"{name}", angus.segments[4].encode()))
+    assert output_of(channel)[0] == b""
     assert channel.recv_exit_status() != 0
     assert barman.requests() == []
 
 
-def test_megabytes_of_requests_are_cut_off(thief: paramiko.Transport) -> None:
-    """Neither a line without an end nor a flood of lines is kept."""
-    channel = thief.open_session(timeout=30)
+def test_endless_request(stolen_key: paramiko.Transport) -> None:
+    """End a connection whose request has no end."""
+    channel = stolen_key.open_session(timeout=30)
     channel.settimeout(30)
     channel.exec_command(protocol.opening_line(protocol.Opening("angus", ("gzip",))))
     with contextlib.suppress(OSError):
         for _ in range(64):
             channel.sendall(65536 * b"A")
-    stdout, _ = said_to(channel)
+    stdout, _ = output_of(channel)
     assert stdout == protocol.GREETING + b"\n" + protocol.frame(protocol.ERROR, b"a request without an end")
 
 
-def test_the_client_sets_no_variable(thief: paramiko.Transport, barman: BarmanHost) -> None:
-    channel = thief.open_session(timeout=30)
+def test_no_client_variables(stolen_key: paramiko.Transport, barman: BarmanHost) -> None:
+    channel = stolen_key.open_session(timeout=30)
     channel.set_environment_variable("LD_PRELOAD", "/tmp/evil.so")
     channel.set_environment_variable("PYTHONPATH", "/tmp")
     channel.exec_command(protocol.opening_line(protocol.Opening("angus", ("gzip",))))
@@ -264,7 +265,7 @@ def test_the_client_sets_no_variable(thief: paramiko.Transport, barman: BarmanHo
 
 
 def gates(barman: BarmanHost) -> list[Path]:
-    """The /proc folders of all gates that are running."""
+    """Return the /proc folders of all gates that run."""
     program = f"{barman.folder}/lib/walbasin/__main__.py\0gate\0".encode()
     found = []
     for each in Path("/proc").glob("[0-9]*"):
@@ -276,20 +277,20 @@ def gates(barman: BarmanHost) -> list[Path]:
 
 @pytest.mark.parametrize("way", [["-O"], ["-s"]], ids=["the old way", "through sftp"])
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
-def test_there_is_no_scp(barman: BarmanHost, place: Path, key: str, is_open: bool, way: list[str]) -> None:
+def test_no_scp(barman: BarmanHost, workdir: Path, key: str, is_open: bool, way: list[str]) -> None:
     config: list[str | Path] = ["-F", barman.client / "ssh_config", "-o", f"User={ME}"]
-    for words in ([f"{key}:/etc/passwd", place / "taken"], ["/etc/passwd", f"{key}:{place}/given"]):
+    for words in ([f"{key}:/etc/passwd", workdir / "taken"], ["/etc/passwd", f"{key}:{workdir}/given"]):
         done = subprocess.run(
             ["scp", "-q", *way, *config, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
         assert (done.returncode == 0) == is_open
-    assert [(place / file).exists() for file in ("taken", "given")] == [is_open, is_open]
+    assert [(workdir / file).exists() for file in ("taken", "given")] == [is_open, is_open]
 
 
 @pytest.fixture
-def agent(place: Path, barman: BarmanHost) -> Iterator[Path]:
-    """The socket of an ssh-agent."""
-    path = place / "agent"
+def agent(workdir: Path, barman: BarmanHost) -> Iterator[Path]:
+    """Run an ssh-agent, and return its socket."""
+    path = workdir / "agent"
     process = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
     wait_until(path.exists, "the agent")
     yield path
@@ -298,8 +299,8 @@ def agent(place: Path, barman: BarmanHost) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("key", "is_open"), [("gate", False), ("stock", True)])
-def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_open: bool) -> None:
-    line = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
+def test_no_agent_forwarding(barman: BarmanHost, agent: Path, key: str, is_open: bool) -> None:
+    opening = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
     process = subprocess.Popen(
         [
             "ssh",
@@ -311,7 +312,7 @@ def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_ope
             "-l",
             ME,
             key,
-            line if key == "gate" else "env; read x",
+            opening if key == "gate" else "env; read x",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -331,26 +332,26 @@ def test_no_agent_is_forwarded(barman: BarmanHost, agent: Path, key: str, is_ope
         process.communicate()
 
 
-def test_a_key_has_32_connections_at_a_time(barman: BarmanHost, angus: Primary) -> None:
-    """One of them is with Barman, and 63 come at once."""
+def test_connection_limit(barman: BarmanHost, angus: Primary) -> None:
+    """Connect 63 times at once, beside one connection that waits for Barman."""
     name = angus.segments[4]
     barman.hold(name)
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
-    line = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
+    opening = protocol.opening_line(protocol.Opening("angus", ("gzip",)))
     started: list[subprocess.Popen[bytes]] = []
 
-    def connect(line: str) -> subprocess.Popen[bytes]:
+    def connect(remote_command: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen([*ssh, line], stdin=pipe, stdout=pipe, stderr=pipe, env=SYSTEM))
+        started.append(subprocess.Popen([*ssh, remote_command], stdin=pipe, stdout=pipe, stderr=pipe, env=SYSTEM))
         return started[-1]
 
     try:
         with_barman = connect(f"barman get-wal angus {name}").stdout
         assert with_barman
-        assert with_barman.read(1), "it has its place"
+        assert with_barman.read(1), "it has a slot"
         with selectors.DefaultSelector() as selector:
             for _ in range(63):
-                process = connect(line)
+                process = connect(opening)
                 assert process.stdout
                 selector.register(process.stdout, selectors.EVENT_READ, process)
             served: list[subprocess.Popen[bytes]] = []
@@ -360,20 +361,20 @@ def test_a_key_has_32_connections_at_a_time(barman: BarmanHost, angus: Primary) 
                 assert ready, f"{len(served)} served, {len(refused)} refused"
                 for key, _ in ready:
                     selector.unregister(key.fd)
-                    answer = os.read(key.fd, 4096)
-                    (served if answer else refused).append(key.data)
+                    greeting = os.read(key.fd, 4096)
+                    (served if greeting else refused).append(key.data)
         assert (len(served), len(refused)) == (31, 32)
         for process in refused:
             assert process.wait(timeout=30) == 3
             assert process.stderr
-            said = process.stderr.read()
-            assert b"this key has 32 connections already" in said
-            assert said.count(b"\n") == 1
-        assert Answer(barman, "barman get-wal --test angus dummy_wal_name").status == 3
+            message = process.stderr.read()
+            assert b"this key has 32 connections already" in message
+            assert message.count(b"\n") == 1
+        assert RemoteOutput(barman, "barman get-wal --test angus dummy_wal_name").status == 3
         served[0].kill()
         served[0].communicate()
         wait_until(
-            lambda: Answer(barman, "barman get-wal --test angus dummy_wal_name").status == 0, "a place that became free"
+            lambda: RemoteOutput(barman, "barman get-wal --test angus dummy_wal_name").status == 0, "a free slot"
         )
     finally:
         for process in started:
@@ -382,7 +383,7 @@ def test_a_key_has_32_connections_at_a_time(barman: BarmanHost, angus: Primary) 
 
 
 @pytest.mark.parametrize("options", [[], ["-p", "2"], ["-z"], ["--keep-compression"], ["-P"], ["-t"]], ids=" ".join)
-def test_the_stock_client_works_through_the_gate(
+def test_stock_client_through_gate(
     chris: Standby, angus: Primary, barman: BarmanHost, stock_client: Path, options: list[str]
 ) -> None:
     name = angus.segments[4]
@@ -397,5 +398,5 @@ def test_the_stock_client_works_through_the_gate(
         assert chris.delivered() == barman.file("angus", name).read_bytes()
 
 
-def test_the_gate_tells_its_version(folder: Path, barman: BarmanHost) -> None:
+def test_gate_version(folder: Path, barman: BarmanHost) -> None:
     assert run([barman.folder / "lib" / "barman-wal-gate", "-V"], folder).startswith("barman-wal-gate ")

@@ -1,4 +1,4 @@
-"""Signals to each of the processes that take part, at any moment."""
+"""Send signals to each of the processes that take part in a call, at any moment."""
 
 import os
 import random
@@ -17,24 +17,22 @@ from tests.support.standby import DESTINATION, Standby
 from .conftest import Primary
 
 
-def begin_slowly(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":
-    """A call in the middle of its fetch."""
+def start_held_fetch(standby: Standby, name: str, *options: str) -> "subprocess.Popen[str]":
+    """Return a call in the middle of its fetch, which Barman holds."""
     standby.barman.hold(name)
     process = standby.start(name, *options)
 
-    def has_begun() -> bool:
+    def has_first_bytes() -> bool:
         return any((standby.data / "pg_wal" / file).stat().st_size > 500_000 for file in standby.pg_wal())
 
-    wait_until(has_begun, "the fetch")
+    wait_until(has_first_bytes, "the fetch")
     return process
 
 
 @pytest.mark.parametrize("signal_file", ["standby.signal", "recovery.signal"])
-def test_sigterm_in_the_middle_of_a_fetch_leaves_nothing(
-    make_standby: Callable[..., Standby], angus: Primary, signal_file: str
-) -> None:
+def test_sigterm_during_fetch(make_standby: Callable[..., Standby], angus: Primary, signal_file: str) -> None:
     standby = make_standby(signal_file)
-    process = begin_slowly(standby, angus.segments[4], "-s", "60")
+    process = start_held_fetch(standby, angus.segments[4], "-s", "60")
     os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
@@ -44,7 +42,7 @@ def test_sigterm_in_the_middle_of_a_fetch_leaves_nothing(
     assert not processes(["ssh ", standby.barman.client, angus.segments[4]])
 
 
-def test_sigterm_while_it_sleeps(chris: Standby, angus: Primary) -> None:
+def test_sigterm_during_sleep(chris: Standby, angus: Primary) -> None:
     process = chris.start(angus.segments[4], "-s", "60", host="refused")
     time.sleep(2)
     os.killpg(process.pid, signal.SIGTERM)
@@ -52,10 +50,8 @@ def test_sigterm_while_it_sleeps(chris: Standby, angus: Primary) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-def test_after_a_kill_the_next_call_works_and_sweeps(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
-    process = begin_slowly(chris, angus.segments[4])
+def test_sweep_after_kill(chris: Standby, angus: Primary, wal: Callable[[str], bytes]) -> None:
+    process = start_held_fetch(chris, angus.segments[4])
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
     assert len(chris.pg_wal()) == 1, "there is something to sweep"
@@ -66,9 +62,9 @@ def test_after_a_kill_the_next_call_works_and_sweeps(
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_when_the_caller_is_killed_nothing_is_delivered_behind_its_back(chris: Standby, angus: Primary) -> None:
-    """PostgreSQL may be at the next call already, which has the same destination."""
-    process = begin_slowly(chris, angus.segments[4])
+def test_no_delivery_after_caller_killed(chris: Standby, angus: Primary) -> None:
+    """Leave the destination alone: PostgreSQL may have started the next call for it."""
+    process = start_held_fetch(chris, angus.segments[4])
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     assert processes([chris.folder]), "the fetch goes on"
@@ -78,20 +74,20 @@ def test_when_the_caller_is_killed_nothing_is_delivered_behind_its_back(chris: S
     assert chris.pg_wal() == []
 
 
-def test_when_the_caller_is_killed_it_is_not_tried_again(recovering: Standby, angus: Primary) -> None:
+def test_no_retry_after_caller_killed(recovering: Standby, angus: Primary) -> None:
     process = recovering.start(angus.segments[4], "--retry", "3600", host="refused")
     time.sleep(1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
 
 
-# How often in a row a process is killed.
+# The number of calls of one test, in each of which a process is killed.
 POINTS = 40
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT)
 
 
-def parties(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[int]]:
-    """The ids of the processes that take part in a call: what they are -> who."""
+def participants(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[int]]:
+    """Return the processes that take part in a call: role -> process ids."""
     barman = standby.barman
     found: dict[str, list[int]] = {"caller": [], "fetcher": [], "prefetch": [], "ssh": [], "gate": [], "sshd": []}
     sshd = barman.connections()
@@ -112,17 +108,17 @@ def parties(standby: Standby, call: "subprocess.Popen[str]") -> dict[str, list[i
     return {what: numbers for what, numbers in found.items() if numbers}
 
 
-def a_moment(chance: random.Random) -> None:
-    """Most of a call happens early."""
+def sleep_briefly(chance: random.Random) -> None:
+    """Sleep for a random time, mostly a short one: most of a call happens early."""
     time.sleep(min(chance.expovariate(8), 1.0))
 
 
 @pytest.mark.parametrize("host", ["gate", "stock"])
 @pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.matrix) for seed in range(3, 20))])
-def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
+def test_random_kills(
     served: Standby, angus: Primary, wal: Callable[[str], bytes], barman: BarmanHost, host: str, seed: int
 ) -> None:
-    """And the next call works, and nobody is left."""
+    """Deliver nothing wrong, have the next call work, and leave no process."""
     chance = random.Random(seed)
     position, killed = 0, []
     for point in range(POINTS):
@@ -130,8 +126,8 @@ def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
         name = angus.segments[position]
         jobs = chance.choice(["3", "3", "3", "1"])
         call = served.start(name, "-p", jobs, host=host)
-        a_moment(chance)
-        there = parties(served, call)
+        sleep_briefly(chance)
+        there = participants(served, call)
         number = chance.choice(SIGNALS)
         if there:
             what = chance.choice(sorted(there))
@@ -146,7 +142,8 @@ def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
                 pass
         _, stderr = call.communicate(timeout=60)
         where = f"seed {seed}, point {point}, {name}, {number.name} to {killed[-1:]}: {stderr}"
-        # A segment that is there is never said to be absent, and no status is one that PostgreSQL does not know.
+        # Accept no status 1: the segment is in the archive. Accept no other status that
+        # the fetcher does not have.
         assert call.returncode in (0, 2, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGQUIT), where
         assert "Traceback" not in stderr, where
         if (served.data / DESTINATION).exists():
@@ -159,7 +156,7 @@ def test_whoever_is_killed_at_whatever_moment_nothing_wrong_is_delivered(
         assert again.status == 0, f"{where} then {again}"
         assert served.delivered() == wal(name), where
     print(f"seed {seed}: " + ", ".join(f"{killed.count(what)} {what}" for what in sorted(set(killed))))
-    # Whoever was killed last may have been the one that empties the spool.
+    # Call once more: the last victim may have been the process that empties the spool.
     assert served.fetch(angus.segments[0], "-p", "3", host=host).status == 0
     assert served.delivered() == wal(angus.segments[0])
     (served.data / "postmaster.pid").unlink()

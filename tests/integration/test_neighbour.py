@@ -1,4 +1,4 @@
-"""Another user of the standby's host, who wants his WAL to be replayed: /var/tmp is everybody's."""
+"""Test attacks of another user on the standby's host: every user can write /var/tmp."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,21 +16,22 @@ NEIGHBOUR = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "
 
 
 def as_neighbour(script: str, folder: Path) -> None:
+    """Run a shell script as the other user."""
     run([*NEIGHBOUR, "sh", "-ec", script], folder, as_postgres=False)
 
 
 @pytest.fixture
-def tmp(served: Standby, place: Path) -> Path:
-    """A folder like /var/tmp, in which the spool is to be."""
-    folder = place / "tmp"
+def tmp(served: Standby, workdir: Path) -> Path:
+    """Make a folder like /var/tmp, and have the spool in it."""
+    folder = workdir / "tmp"
     folder.mkdir()
     folder.chmod(0o1777)
     served.spool = folder / "barman-wal-restore"
     return folder
 
 
-def planted(served: Standby, angus: Primary, tmp: Path) -> str:
-    """A script that makes a spool `made` like ours, with wrong segments under the right names, and a link to them."""
+def planting_script(served: Standby, angus: Primary, tmp: Path) -> str:
+    """Return a script that makes `made`: a spool like ours, with wrong segments."""
     original = tmp.parent / "original"
     spool, served.spool = served.spool, original
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
@@ -42,8 +43,8 @@ def planted(served: Standby, angus: Primary, tmp: Path) -> str:
     return "\n".join([*lines, "chmod -R a+rX made"])
 
 
-def assert_it_is_not_used(served: Standby, names: list[str], wal: Callable[[str], bytes]) -> None:
-    """And that is said in a line, and the right bytes come all the same."""
+def assert_spool_not_used(served: Standby, names: list[str], wal: Callable[[str], bytes]) -> None:
+    """Assert that a planted spool is reported in one line, and not used."""
     for name in names:
         call = served.fetch(name, "-p", "3", host="gate")
         assert (call.status, len(call.lines)) == (0, 1)
@@ -53,26 +54,22 @@ def assert_it_is_not_used(served: Standby, names: list[str], wal: Callable[[str]
 
 
 @pytest.mark.parametrize("mode", ["0700", "0755", "0777"])
-def test_a_spool_made_beforehand_with_files_of_the_right_names(
-    served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes], mode: str
-) -> None:
-    as_neighbour(planted(served, angus, tmp), tmp)
+def test_planted_spool(served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes], mode: str) -> None:
+    as_neighbour(planting_script(served, angus, tmp), tmp)
     as_neighbour(f"mv made barman-wal-restore; chmod {mode} barman-wal-restore", tmp)
-    assert_it_is_not_used(served, angus.segments[3:6], wal)
+    assert_spool_not_used(served, angus.segments[3:6], wal)
 
 
 @pytest.mark.parametrize("target", ["a folder of his", "a folder of postgres's"])
-def test_a_link_in_place_of_the_spool(
-    served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes], target: str
-) -> None:
-    as_neighbour(planted(served, angus, tmp), tmp)
+def test_planted_link(served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes], target: str) -> None:
+    as_neighbour(planting_script(served, angus, tmp), tmp)
     as_neighbour(f"ln -s {'made' if target == 'a folder of his' else tmp.parent / 'original'} barman-wal-restore", tmp)
-    assert_it_is_not_used(served, angus.segments[4:6], wal)
+    assert_spool_not_used(served, angus.segments[4:6], wal)
 
 
-def test_a_planted_file_would_be_taken_from_a_spool_of_ours(served: Standby, angus: Primary, tmp: Path) -> None:
-    """The counter-proof: what these tests plant is where we look."""
-    as_neighbour(planted(served, angus, tmp), tmp)
+def test_planted_file_in_our_spool(served: Standby, angus: Primary, tmp: Path) -> None:
+    """Prove that the tests above can fail: the planted files lie where we look."""
+    as_neighbour(planting_script(served, angus, tmp), tmp)
     (tmp / "made").rename(served.spool)
     give(served.spool)
     run(["chmod", "-R", "go=", served.spool], tmp, as_postgres=False)
@@ -82,11 +79,12 @@ def test_a_planted_file_would_be_taken_from_a_spool_of_ours(served: Standby, ang
 
 @pytest.fixture
 def swapping(served: Standby, angus: Primary, tmp: Path) -> Iterator[None]:
-    """The neighbour owns the folder that our spool is in, and exchanges it for his own all the time."""
-    script = planted(served, angus, tmp)
+    """Have the other user own the spool's parent folder, and exchange the spool."""
+    script = planting_script(served, angus, tmp)
     run(["chown", "nobody", tmp], tmp, as_postgres=False)
     as_neighbour(script, tmp)
-    # Ours is taken away, his folder and a link to it take turns in its place, and ours comes back if it can.
+    # The loop moves our spool away, puts a folder of his in its place, then a link to
+    # that folder, and moves ours back.
     loop = """
         a_moment() { sleep "0.0$((RANDOM % 10))"; }
         for number in $(seq 100000); do
@@ -102,9 +100,7 @@ def swapping(served: Standby, angus: Primary, tmp: Path) -> Iterator[None]:
     process.wait()
 
 
-def test_a_race_between_check_and_use_is_lost(
-    served: Standby, angus: Primary, wal: Callable[[str], bytes], swapping: None
-) -> None:
+def test_check_and_use_race(served: Standby, angus: Primary, wal: Callable[[str], bytes], swapping: None) -> None:
     lines = []
     for round_ in range(32):
         name = angus.segments[round_ % 8]

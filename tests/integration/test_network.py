@@ -1,4 +1,7 @@
-"""What a network can do between ssh and sshd. Refusals are in test_miss.py, recoveries in test_outage.py."""
+"""Test faults of the network between ssh and sshd.
+
+Refused connections are in test_miss.py, recoveries in test_outage.py.
+"""
 
 import socket
 import subprocess
@@ -17,22 +20,22 @@ from tests.support.standby import Standby
 from .conftest import Primary
 
 MIB = 1 << 20
-# ssh's own words for it depend on what it was doing.
+# ssh has several messages for it; they depend on what it was doing.
 CONNECTION_LOST = ("Connection reset by", "Broken pipe", "closed by remote host", "ended without a word")
 
 
 @pytest.fixture
 def ssh_config(barman: BarmanHost, network: Network) -> str:
-    """By it the Barman host is reached through the network."""
+    """Return an ssh_config that reaches the Barman host through the network."""
     return barman.reach_through(network.port)
 
 
-# --- reset in the middle of a segment
+# --- Reset in the middle of a segment
 
 
 @both_hosts
 @pytest.mark.parametrize("jobs", ["0", "3"])
-def test_every_connection_is_reset(
+def test_all_connections_reset(
     chris: Standby, angus: Primary, network: Network, ssh_config: str, host: str, jobs: str
 ) -> None:
     network.harm = Harm("reset", 4 * MIB)
@@ -46,10 +49,10 @@ def test_every_connection_is_reset(
 
 
 @both_hosts
-def test_one_connection_is_reset(
+def test_one_connection_reset(
     served: Standby, angus: Primary, network: Network, ssh_config: str, wal: Callable[[str], bytes], host: str
 ) -> None:
-    """The next one brings it, and PostgreSQL hears nothing of it."""
+    """Fetch through the next connection, without a message."""
     network.harm, network.harmed = Harm("reset", 4 * MIB), 1
     call = served.fetch(angus.segments[4], "-p", "3", host=host, ssh_config=ssh_config)
     assert network.harmed == 0
@@ -58,12 +61,12 @@ def test_one_connection_is_reset(
     assert served.delivered() == wal(angus.segments[4])
 
 
-# --- silent in the middle of a segment
+# --- Silence in the middle of a segment
 
 
 @both_hosts
 @pytest.mark.parametrize("jobs", ["0", "3"])
-def test_every_connection_falls_silent(
+def test_all_connections_silent(
     chris: Standby,
     angus: Primary,
     network: Network,
@@ -84,7 +87,7 @@ def test_every_connection_falls_silent(
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_a_silence_is_waited_for_before_it_is_too_long(
+def test_short_silence(
     chris: Standby, angus: Primary, network: Network, ssh_config: str, wal: Callable[[str], bytes]
 ) -> None:
     network.harm = Harm("silence", 4 * MIB)
@@ -95,11 +98,11 @@ def test_a_silence_is_waited_for_before_it_is_too_long(
     assert chris.delivered() == wal(angus.segments[4])
 
 
-# --- one of several
+# --- One of several connections
 
 
 @pytest.mark.parametrize("kind", ["silence", "crawl", "reset"])
-def test_what_one_connection_does_not_bring_the_others_do(
+def test_one_connection_stalled(
     served: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes], kind: str
 ) -> None:
     with Network(barman.port, delay=0.05) as far:
@@ -119,23 +122,23 @@ def test_what_one_connection_does_not_bring_the_others_do(
         assert slowest < 30, "a crawling segment would take four minutes"
 
 
-# --- what ssh itself has to say
+# --- Messages of ssh and sshd
 
 
-def test_a_password_is_not_waited_for(
-    chris: Standby, angus: Primary, barman: BarmanHost, place: Path, wal: Callable[[str], bytes]
+def test_password_prompt(
+    chris: Standby, angus: Primary, barman: BarmanHost, workdir: Path, wal: Callable[[str], bytes]
 ) -> None:
     call = chris.fetch(angus.segments[4], host="prompting")
     assert (call.status, len(call.lines)) == (2, 1)
     assert "Permission denied (publickey,password)" in call.stderr
     assert call.seconds < 30
     # The counter-proof: another ssh would have asked.
-    asked = place / "asked"
-    (place / "askpass").write_text(f"#!/bin/sh\necho $* >{asked}\n")
-    (place / "askpass").chmod(0o755)
+    asked = workdir / "asked"
+    (workdir / "askpass").write_text(f"#!/bin/sh\necho $* >{asked}\n")
+    (workdir / "askpass").chmod(0o755)
     subprocess.run(
         ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "prompting"],
-        env={"PATH": "/usr/bin:/bin", "SSH_ASKPASS": str(place / "askpass"), "SSH_ASKPASS_REQUIRE": "force"},
+        env={"PATH": "/usr/bin:/bin", "SSH_ASKPASS": str(workdir / "askpass"), "SSH_ASKPASS_REQUIRE": "force"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=60,
@@ -145,24 +148,20 @@ def test_a_password_is_not_waited_for(
 
 
 @pytest.mark.parametrize("jobs", ["0", "3"])
-def test_a_banner_of_sshds_is_not_in_the_way(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], jobs: str
-) -> None:
-    """It comes before the key is looked at, on stderr."""
+def test_sshd_banner(chris: Standby, angus: Primary, wal: Callable[[str], bytes], jobs: str) -> None:
+    """Ignore the banner, which sshd sends to stderr before it checks the key."""
     call = chris.fetch(angus.segments[4], "-p", jobs, host="bannered")
     assert (call.status, call.stderr) == (0, "")
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_a_login_message_before_the_gates_greeting_is_skipped(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
+def test_login_message_before_greeting(chris: Standby, angus: Primary, wal: Callable[[str], bytes]) -> None:
     call = chris.fetch(angus.segments[4], "-p", "3", host="greeter")
     assert (call.status, call.stderr) == (0, "")
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_a_login_message_in_front_of_wal_is_named(chris: Standby, angus: Primary) -> None:
+def test_login_message_before_wal(chris: Standby, angus: Primary) -> None:
     call = chris.fetch(angus.segments[4], host="greeter")
     assert (call.status, len(call.lines)) == (3, 1)
     assert "Welcome" in call.stderr
@@ -170,16 +169,16 @@ def test_a_login_message_in_front_of_wal_is_named(chris: Standby, angus: Primary
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may give a process another resolv.conf")
-def test_no_name_server_answers(chris: Standby, angus: Primary, place: Path) -> None:
-    """The resolver waits before ssh's own limit begins."""
-    (place / "resolv.conf").write_text("nameserver 127.77.0.53\n")
-    (place / "nsswitch.conf").write_text("hosts: files dns\n")
-    mounts = "".join(f"mount --bind {place}/{file} /etc/{file} && " for file in ("resolv.conf", "nsswitch.conf"))
+def test_name_server_silent(chris: Standby, angus: Primary, workdir: Path) -> None:
+    """End a call although the resolver's wait is not part of ssh's connect limit."""
+    (workdir / "resolv.conf").write_text("nameserver 127.77.0.53\n")
+    (workdir / "nsswitch.conf").write_text("hosts: files dns\n")
+    mounts = "".join(f"mount --bind {workdir}/{file} /etc/{file} && " for file in ("resolv.conf", "nsswitch.conf"))
     become = f"setpriv --reuid={POSTGRES} --regid={POSTGRES} --clear-groups"
-    script = place / "without-dns"
+    script = workdir / "without-dns"
     script.write_text(f'#!/bin/sh\nexec unshare --mount sh -c \'{mounts}exec {become} "$@"\' sh {chris.fetcher} "$@"\n')
     script.chmod(0o755)
-    give(place)
+    give(workdir)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server:
         name_server.bind(("127.77.0.53", 53))
         chris.fetcher = script

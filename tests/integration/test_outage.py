@@ -1,4 +1,7 @@
-"""Real servers whose way to Barman is lost while they recover, with Barman's own client as the contrast."""
+"""Recover real servers while the way to Barman is lost.
+
+Barman's own client is the comparison.
+"""
 
 import os
 import shutil
@@ -22,34 +25,37 @@ STOPPED = "nothing is lost, mend it and start again"
 
 @pytest.fixture
 def command(
-    network: Network, barman: BarmanHost, place: Path, restore_command: Callable[..., str]
+    network: Network, barman: BarmanHost, workdir: Path, restore_command: Callable[..., str]
 ) -> Callable[..., str]:
-    """Makes a restore_command of one of the clients, through the network."""
+    """Return a function that makes a client's restore_command, through the network."""
     ssh_config = barman.reach_through(network.port)
 
     def make(client: str, *options: str, server: str = "angus") -> str:
         if client == "ours":
             return restore_command("-p", "2", *options, server=server, ssh_config=ssh_config)
-        program = install_stock_client(place / "stock", barman, ssh_config)
+        program = install_stock_client(workdir / "stock", barman, ssh_config)
         return f"{program} -U {ME} gate {server} %f %p"
 
     return make
 
 
 def has_ended(server: Server) -> bool:
-    """Its recovery has, and it is a primary."""
+    """Return whether the recovery has ended, so that the server is a primary."""
     return "archive recovery complete" in server.log()
 
 
 @both_clients
-def test_a_call_is_lost(
+def test_lost_call(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     angus: Primary,
     barman: BarmanHost,
     client: str,
 ) -> None:
-    """Barman's own tool ends the recovery there and then, and rows are lost without a word."""
+    """Try again after a lost call.
+
+    Barman's own client ends the recovery there, and rows are lost without a message.
+    """
     barman.drop(angus.segments[6], times=2)  # PostgreSQL asks twice
     server = copy_of_base("pitr", "recovery.signal", restore_command=command(client, "-p", "0"))
     server.start()
@@ -64,7 +70,7 @@ def test_a_call_is_lost(
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.matrix)])
 @both_clients
-def test_the_network_is_lost_for_a_while(
+def test_network_lost_for_a_while(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     network: Network,
@@ -75,10 +81,10 @@ def test_the_network_is_lost_for_a_while(
     server = copy_of_base("pitr", "recovery.signal", restore_command=f"sleep 0.3; {command(client)}")
     server.start(wait=False)
     wait_until(lambda: f'restored log file "{angus.segments[3]}"' in server.log(), "half of it", 60)
-    network.cut()
+    network.partition()
     time.sleep(seconds)
     assert has_ended(server) == (client == "stock")
-    network.mend()
+    network.heal()
     wait_until(lambda: has_ended(server), "the end of recovery", 150)
     if client == "ours":
         assert rows(server) == angus.rows
@@ -87,7 +93,7 @@ def test_the_network_is_lost_for_a_while(
         assert rows(server) < angus.rows
 
 
-def test_the_network_is_lost_for_good(
+def test_network_lost_for_good(
     copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary
 ) -> None:
     server = copy_of_base(
@@ -99,21 +105,21 @@ def test_the_network_is_lost_for_good(
     )
     server.start(wait=False)
     wait_until(lambda: f'restored log file "{angus.segments[1]}"' in server.log(), "a part", 60)
-    network.cut()
-    for _ in range(2):  # and whoever starts it again too early loses nothing either
+    network.partition()
+    for _ in range(2):  # a start that is too early loses nothing
         wait_until(lambda: not server.is_running(), "its end", 60)
         assert STOPPED in server.log()
         with pytest.raises(AssertionError, match="could not start server"):
             server.start()
     assert not has_ended(server)
-    network.mend()
+    network.heal()
     server.start()
     wait_until(lambda: has_ended(server), "the end of recovery", 120)
     assert rows(server) == angus.rows_at_restore_point
 
 
 @both_clients
-def test_the_archive_has_a_gap(
+def test_archive_gap(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     angus: Primary,
@@ -122,13 +128,13 @@ def test_the_archive_has_a_gap(
     client: str,
 ) -> None:
     copy_the_archive(barman, name)
-    line = command(client, "--retry", "1", server=name)
-    server = copy_of_base("pitr", "recovery.signal", restore_command=line)
-    recover_around(barman.file(name, angus.segments[5]), angus.segments[6], server, client, angus.rows, angus.rows)
+    restore_command = command(client, "--retry", "1", server=name)
+    server = copy_of_base("pitr", "recovery.signal", restore_command=restore_command)
+    recover_across_gap(barman.file(name, angus.segments[5]), angus.segments[6], server, client, angus.rows, angus.rows)
 
 
 @both_clients
-def test_the_archive_lacks_what_the_primary_wrote_last(
+def test_archive_gap_before_switch(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     angus: Primary,
@@ -136,7 +142,7 @@ def test_the_archive_lacks_what_the_primary_wrote_last(
     name: str,
     client: str,
 ) -> None:
-    """It died before it had archived it, and the standby that took over archives its own timeline alone."""
+    """Notice the gap that a dead primary leaves before its successor's timeline."""
     copy_the_archive(barman, name)
     chris = copy_of_base("chris", "standby.signal", restore_command=command("ours", server=name))
     chris.start()
@@ -149,19 +155,20 @@ def test_the_archive_lacks_what_the_primary_wrote_last(
     written = rows(chris)
     chris.stop()
     server = copy_of_base("pitr", "recovery.signal", restore_command=command(client, "--retry", "1", server=name))
-    recover_around(barman.file(name, angus.segments[-1]), begin, server, client, angus.rows, written)
+    recover_across_gap(barman.file(name, angus.segments[-1]), begin, server, client, angus.rows, written)
 
 
 def copy_the_archive(barman: BarmanHost, name: str) -> None:
-    """Have a server in Barman with all that angus has archived."""
+    """Add a server to Barman with all that angus has archived."""
     barman.add_server(name)
     shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
 
 
-def recover_around(gap: Path, later: str, server: Server, client: str, lost: int, written: int) -> None:
-    """Without a segment, although the archive holds a later one; and then with it.
+def recover_across_gap(gap: Path, later: str, server: Server, client: str, lost: int, written: int) -> None:
+    """Recover without a segment, although the archive holds a later one; then with it.
 
-    The stock client ends the recovery before `lost` rows are there; ours stops the server, and has them all in the end.
+    The stock client ends the recovery with fewer than `lost` rows. Ours stops the
+    server, which then recovers all `written` rows.
     """
     content = gap.read_bytes()
     gap.unlink()
@@ -179,26 +186,30 @@ def recover_around(gap: Path, later: str, server: Server, client: str, lost: int
     assert rows(server) == written
 
 
-# --- the end of recovery
+# --- The end of recovery
 
 
-def noted(line: str) -> str:
-    """A restore_command that notes in PGDATA what became of each call: its status, the file, the signal files."""
-    return f"{line}; status=$?; echo $status %f *.signal >>calls; exit $status"
+def recorded(command: str) -> str:
+    """Return a restore_command that records each call in the data directory.
+
+    It appends the exit status, the WAL name and the signal files to the file `calls`.
+    """
+    return f"{command}; status=$?; echo $status %f *.signal >>calls; exit $status"
 
 
 def calls(server: Server) -> list[list[str]]:
+    """Return the recorded calls, each as a list of words."""
     return [line.split() for line in (server.data / "calls").read_text().splitlines()]
 
 
-def test_a_promotion_with_barman_dead_takes_one_connect_limit(
-    copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary, place: Path
+def test_promotion_during_outage(
+    copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary, workdir: Path
 ) -> None:
-    chris = copy_of_base("chris", "standby.signal", restore_command=noted(command("ours", "-s", "10")))
+    chris = copy_of_base("chris", "standby.signal", restore_command=recorded(command("ours", "-s", "10")))
     chris.start()
     wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
     network.harm = Harm("silence", 0)
-    (link,) = [path for path in (place / "spool").iterdir() if path.is_symlink()]
+    (link,) = [path for path in (workdir / "spool").iterdir() if path.is_symlink()]
     end_prefetch_process(link)
     before = len(calls(chris))
     started = time.monotonic()
@@ -206,14 +217,14 @@ def test_a_promotion_with_barman_dead_takes_one_connect_limit(
     took = time.monotonic() - started
     assert 5 < took < 19, "the limit to connect is 10 s"
     assert rows(chris) == angus.rows
-    answers = calls(chris)[before:]
-    assert len(answers) > 2
-    assert all(0 < int(status) <= 125 for status, *_ in answers)
+    later = calls(chris)[before:]
+    assert len(later) > 2
+    assert all(0 < int(status) <= 125 for status, *_ in later)
     assert "timeline 2 may be taken already, and was not looked up" in chris.log()
 
 
 def end_prefetch_process(link: Path) -> None:
-    """As if it had been idle."""
+    """End the prefetch process, as its idle limit would."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             is_it = os.readlink(path / "cwd") == str(link.resolve())
@@ -223,25 +234,28 @@ def end_prefetch_process(link: Path) -> None:
             os.kill(int(path.name), signal.SIGTERM)
 
 
-def test_no_answer_stops_a_server_whose_signal_file_is_gone(
+def test_call_after_signal_file_removed(
     copy_of_base: Callable[..., Server],
     command: Callable[..., str],
     restore_command: Callable[..., str],
     angus: Primary,
 ) -> None:
-    """It would start on the old timeline the next time. Barman is lost when the recovery has reached its target."""
+    """Return no fatal status once PostgreSQL has removed the signal file.
+
+    The server would stop, and start on the old timeline the next time.
+    """
     lost = restore_command("--retry", "0", host="refused")
     server = copy_of_base(
         "pitr",
         "recovery.signal",
-        restore_command=noted(f"if [ -e recovery.signal ]; then {command('ours')}; else {lost}; fi"),
+        restore_command=recorded(f"if [ -e recovery.signal ]; then {command('ours')}; else {lost}; fi"),
         recovery_target_name=RESTORE_POINT,
         recovery_target_action="promote",
     )
     server.start()
     wait_until(lambda: has_ended(server), "the end of recovery", 120)
     assert rows(server) == angus.rows_at_restore_point
-    afterwards = [answer for answer in calls(server) if answer[2] == "*.signal"]
+    afterwards = [call for call in calls(server) if call[2] == "*.signal"]
     assert afterwards, "it still asks"
     assert all(0 < int(status) <= 125 for status, *_ in afterwards)
     assert server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")

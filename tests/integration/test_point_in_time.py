@@ -1,4 +1,4 @@
-"""Point-in-time recovery, where a "no" that is none would end the recovery early, with loss."""
+"""Test point-in-time recovery, which a wrong "not in the archive" would end early."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from tests.support.standby import Standby
 from .conftest import Primary
 
 
-def test_a_recovery_tries_again_and_then_stops_the_server(recovering: Standby, angus: Primary) -> None:
+def test_retry_limit(recovering: Standby, angus: Primary) -> None:
     call = recovering.fetch(angus.segments[4], "-p", "3", "-s", "60", "--retry", "2", host="refused")
     assert call.status == 200
     assert 2 <= call.seconds < 15
@@ -20,7 +20,7 @@ def test_a_recovery_tries_again_and_then_stops_the_server(recovering: Standby, a
     assert "nothing is lost" in call.lines[-1]
 
 
-def test_a_recovery_survives_a_lost_call(
+def test_lost_call_in_recovery(
     recovering: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes]
 ) -> None:
     barman.drop(angus.segments[4])
@@ -30,13 +30,13 @@ def test_a_recovery_survives_a_lost_call(
     assert recovering.delivered() == wal(angus.segments[4])
 
 
-def test_a_standby_is_told_of_a_lost_call_at_once(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
+def test_lost_call_on_standby(chris: Standby, angus: Primary, barman: BarmanHost) -> None:
     barman.drop(angus.segments[4])
     assert chris.fetch(angus.segments[4]).status == 2
     assert chris.pg_wal() == []
 
 
-def test_a_lost_connection_is_made_good(
+def test_lost_connection_replaced(
     chris: Standby, angus: Primary, barman: BarmanHost, wal: Callable[[str], bytes]
 ) -> None:
     barman.drop(angus.segments[4])
@@ -45,16 +45,14 @@ def test_a_lost_connection_is_made_good(
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_a_wrong_segment_does_not_end_a_recovery(
-    recovering: Standby, angus: Primary, archive: Callable[..., str]
-) -> None:
+def test_foreign_segment_in_recovery(recovering: Standby, angus: Primary, archive: Callable[..., str]) -> None:
     server = archive(
         {angus.segments[4]: wal_builder.build_segment(angus.segments[4], angus.system_identifier ^ 1, SEGMENT_SIZE)}
     )
     assert recovering.fetch(angus.segments[4], "--retry", "1", server=server).status == 200
 
 
-def test_a_gap_does_not_end_a_recovery(
+def test_gap_in_recovery(
     recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     before, gap, _, after, end = angus.segments[4:9]
@@ -67,10 +65,10 @@ def test_a_gap_does_not_end_a_recovery(
     assert recovering.fetch("00000002.history", server=server, host="gate").status == 1
 
 
-def test_a_gap_that_pg_wal_fills_is_none(
+def test_gap_filled_by_pg_wal(
     recovering: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
-    """Whoever has rescued a segment from a dead primary puts it there."""
+    """Let PostgreSQL use a segment that was saved from a dead primary into pg_wal."""
     gap, after = angus.segments[4:6]
     server = archive({after: wal(after)})
     in_pg_wal = recovering.data / "pg_wal" / gap
@@ -83,10 +81,10 @@ def test_a_gap_that_pg_wal_fills_is_none(
 
 
 @both_hosts
-def test_a_gap_just_before_a_timeline_switch_is_one(
+def test_gap_before_timeline_switch(
     recovering: Standby, angus: Primary, archive: Callable[..., str], host: str
 ) -> None:
-    """A primary that died has not archived its last segments, and its successor archives what it wrote itself."""
+    """Notice the gap that a dead primary leaves before its successor's timeline."""
     gap, switched = angus.segments[4], angus.segments[5]
     history = f"1\t0/{switched[22:]}000148\tno recovery target specified\n".encode()
     begin = f"00000002{switched[8:]}"
@@ -94,14 +92,14 @@ def test_a_gap_just_before_a_timeline_switch_is_one(
         {"00000002.history": history, begin: wal_builder.build_segment(begin, angus.system_identifier, SEGMENT_SIZE)}
     )
     call = recovering.fetch(gap, "--retry", "0", server=server, host=host)
-    assert call.status == 1, "nobody has told of another timeline"
+    assert call.status == 1, "no history file tells of another timeline"
     (recovering.data / "pg_wal" / "00000002.history").write_bytes(history)
     call = recovering.fetch(gap, "--retry", "0", server=server, host=host)
     assert call.status == 200
     assert f"a gap here: it holds {begin}" in call.stderr
 
 
-def test_a_gap_is_harmless_on_a_standby(
+def test_gap_on_standby(
     chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     server = archive({angus.segments[6]: wal(angus.segments[6])})
@@ -109,10 +107,13 @@ def test_a_gap_is_harmless_on_a_standby(
 
 
 @pytest.mark.parametrize("is_local", [True, False], ids=["history in pg_wal", "history in the archive"])
-def test_a_timeline_does_not_begin_with_a_gap(
+def test_no_gap_at_timeline_start(
     make_standby: Callable[..., Standby], angus: Primary, archive: Callable[..., str], is_local: bool
 ) -> None:
-    """Before 13 every segment is asked for on the newest timeline first, also those from before it began."""
+    """Report no gap before the first segment of a timeline.
+
+    PostgreSQL before 13 requests every segment on the newest timeline first.
+    """
     recovering = make_standby("recovery.signal", version=12)
     history = b"1\t0/6000148\tno recovery target specified\n"
     begin = "000000020000000000000006"
@@ -125,7 +126,7 @@ def test_a_timeline_does_not_begin_with_a_gap(
     assert recovering.fetch(begin, "--retry", "0", server=server).status == 0
 
 
-def test_before_12_recovery_conf_says_which_mode(make_standby: Callable[..., Standby], angus: Primary) -> None:
+def test_mode_from_recovery_conf(make_standby: Callable[..., Standby], angus: Primary) -> None:
     standby = make_standby("recovery.conf", version=11)
     assert standby.fetch(angus.segments[4], "--retry", "0", host="refused").status == 200
     (standby.data / "recovery.conf").write_text("standby_mode = 'on'\n")
@@ -133,15 +134,15 @@ def test_before_12_recovery_conf_says_which_mode(make_standby: Callable[..., Sta
 
 
 @pytest.mark.parametrize(("mode", "signal_file", "status"), [("standby", "recovery.signal", 2), ("recovery", "x", 200)])
-def test_the_mode_can_be_forced(
+def test_forced_mode(
     make_standby: Callable[..., Standby], angus: Primary, mode: str, signal_file: str, status: int
 ) -> None:
     standby = make_standby(signal_file)
     assert standby.fetch(angus.segments[4], "--mode", mode, "--retry", "0", host="refused").status == status
 
 
-def test_without_a_signal_file_no_answer_is_fatal(make_standby: Callable[..., Standby], angus: Primary) -> None:
-    """PostgreSQL removes it at the end of recovery, and then asks for a history once more."""
+def test_no_fatal_status_without_signal_file(make_standby: Callable[..., Standby], angus: Primary) -> None:
+    """Return no fatal status once PostgreSQL has removed the signal file."""
     standby = make_standby()
     call = standby.fetch("00000002.history", host="refused", destination="pg_wal/RECOVERYHISTORY")
     assert call.status == 2

@@ -1,4 +1,4 @@
-"""The prefetch process behind -p: what it keeps ready, who is served by it, and when it ends."""
+"""Test the prefetch process behind -p: what it keeps ready, and when it ends."""
 
 import os
 import shutil
@@ -17,34 +17,32 @@ from tests.support.standby import Standby
 
 from .conftest import Primary
 
-# Seconds; nobody needing it ends it as well, after 60.
+# Seconds, well below the idle limit of 60, which ends the process as well.
 LONG_BEFORE_IDLE = 20
 
 
-def test_it_keeps_the_next_segments_ready_over_one_connection(
-    served: Standby, angus: Primary, barman: BarmanHost
-) -> None:
+def test_next_segments_over_one_connection(served: Standby, angus: Primary, barman: BarmanHost) -> None:
     names = angus.segments[2:]
     assert served.fetch(names[0], "-p", "3", host="gate").status == 0
-    for name, following in zip(names, names[1:4]):
-        served.wait_for_spooled(following)
-        assert served.fetch(following, "-p", "3", host="gate").status == 0, name
+    for name in names[1:4]:
+        served.wait_for_spooled(name)
+        assert served.fetch(name, "-p", "3", host="gate").status == 0, name
     assert barman.requests() == [], "the gate reads Barman's folders, and starts no Barman"
     assert len([line for line in served.prefetch_processes() if "sshd" not in line]) <= 2, "itself, and one ssh"
 
 
-def test_the_gate_leaves_barmans_own_line_in_its_log(served: Standby, angus: Primary, barman: BarmanHost) -> None:
+def test_barman_log_line(served: Standby, angus: Primary, barman: BarmanHost) -> None:
     assert served.fetch(angus.segments[3], "-p", "2", host="gate").status == 0
     line = f"Sending WAL '{angus.segments[3]}' for server 'angus' to standard output (SSH host: 127.0.0.1)"
     assert line in (barman.home / "barman.log").read_text()
 
 
-def test_a_hit_needs_no_python(served: Standby, angus: Primary, wal: Callable[[str], bytes], place: Path) -> None:
+def test_hit_without_python(served: Standby, angus: Primary, wal: Callable[[str], bytes], workdir: Path) -> None:
     first, second = angus.segments[2:4]
-    served.fetcher = install(place / "lib")
+    served.fetcher = install(workdir / "lib")
     assert served.fetch(first, "-p", "2", host="gate").status == 0
     served.wait_for_spooled(second)
-    (place / "lib" / "interpreter").write_text("/bin/false\n")
+    (workdir / "lib" / "interpreter").write_text("/bin/false\n")
     assert served.fetch(second, "-p", "2", host="gate").status == 0
     assert served.delivered() == wal(second)
     call = served.fetch("0000000100000000000000EE", "-p", "2", host="gate")
@@ -52,14 +50,12 @@ def test_a_hit_needs_no_python(served: Standby, angus: Primary, wal: Callable[[s
 
 
 @pytest.mark.parametrize("what", ["a link to elsewhere", "another boot"])
-def test_the_shell_trusts_no_folder_that_is_not_this_boots(
-    served: Standby, angus: Primary, place: Path, what: str
-) -> None:
-    served.fetcher = install(place / "lib")
+def test_untrusted_spool_link(served: Standby, angus: Primary, workdir: Path, what: str) -> None:
+    served.fetcher = install(workdir / "lib")
     assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
     (link,) = [path for path in served.spool.iterdir() if path.is_symlink()]
     ready = link.resolve()
-    elsewhere = place / "elsewhere" if what == "a link to elsewhere" else ready.parent / "former"
+    elsewhere = workdir / "elsewhere" if what == "a link to elsewhere" else ready.parent / "former"
     elsewhere.mkdir(mode=0o700)
     (elsewhere / "0000000100000000000000EE").touch()
     give(elsewhere)
@@ -69,7 +65,7 @@ def test_the_shell_trusts_no_folder_that_is_not_this_boots(
     assert served.pg_wal() == ["RECOVERYXLOG"]
 
 
-def test_sigterm_ends_it_and_leaves_nothing(served: Standby, angus: Primary) -> None:
+def test_sigterm_to_prefetch_process(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     (prefetch_process,) = served.prefetch_process_ids()
     os.kill(prefetch_process, signal.SIGTERM)
@@ -78,7 +74,7 @@ def test_sigterm_ends_it_and_leaves_nothing(served: Standby, angus: Primary) -> 
     assert served.fetch(angus.segments[3], "-p", "3", host="gate").status == 0, "the next call starts another"
 
 
-def test_it_ends_when_it_is_killed_and_the_next_call_works(served: Standby, angus: Primary) -> None:
+def test_sigkill_to_prefetch_process(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     (prefetch_process,) = served.prefetch_process_ids()
     os.kill(prefetch_process, signal.SIGKILL)
@@ -86,8 +82,8 @@ def test_it_ends_when_it_is_killed_and_the_next_call_works(served: Standby, angu
     assert (call.status, call.stderr) == (0, "")
 
 
-def test_it_ends_with_its_server(served: Standby, angus: Primary) -> None:
-    """Whoever stops the service must find nobody left."""
+def test_end_with_killed_server(served: Standby, angus: Primary) -> None:
+    """Leave no process when the server has gone."""
     server = subprocess.Popen(["sleep", "60"])
     (served.data / "postmaster.pid").write_text(f"{server.pid}\n{served.data}\n1700000000\n5432\n")
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
@@ -125,7 +121,7 @@ def test_process_ends_with_startup_process(
 
 
 @pytest.mark.parametrize("file", ["standby.signal", "postmaster.pid"])
-def test_it_ends_with_recovery_and_with_its_server(served: Standby, angus: Primary, file: str) -> None:
+def test_end_with_recovery_or_server(served: Standby, angus: Primary, file: str) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     assert served.prefetch_processes()
     (served.data / file).unlink()
@@ -133,7 +129,7 @@ def test_it_ends_with_recovery_and_with_its_server(served: Standby, angus: Prima
     assert served.spooled() == []
 
 
-def test_other_options_replace_it(served: Standby, angus: Primary) -> None:
+def test_changed_options(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     before = served.prefetch_process_ids()
     call = served.fetch(angus.segments[7], "-p", "2", host="gate")
@@ -142,7 +138,7 @@ def test_other_options_replace_it(served: Standby, angus: Primary) -> None:
     assert served.prefetch_process_ids() != before
 
 
-def test_a_miss_is_asked_anew_each_time(
+def test_repeated_miss(
     served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], barman: BarmanHost
 ) -> None:
     first, second = angus.segments[4:6]
@@ -156,7 +152,7 @@ def test_a_miss_is_asked_anew_each_time(
     assert served.fetch(first, "-p", "3", server=server, host="gate").status == 0, "a step back"
 
 
-def test_replay_is_followed_to_the_next_timeline(
+def test_timeline_switch_prefetched(
     served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     last, switched = angus.segments[4:6]
@@ -170,10 +166,11 @@ def test_replay_is_followed_to_the_next_timeline(
     served.wait_for_spooled(child)
 
 
-def test_the_size_of_a_segment_is_learnt_from_the_first(
-    served: Standby, angus: Primary, archive: Callable[..., str]
-) -> None:
-    """The data directory has none to tell by. Of 1 MiB there are 4096 in a log, of the usual 16 MiB 256."""
+def test_segment_size_from_first_segment(served: Standby, angus: Primary, archive: Callable[..., str]) -> None:
+    """Learn the segment size from the first segment, while pg_wal is empty.
+
+    A log has 4096 segments of 1 MiB, and 256 of the usual 16 MiB.
+    """
     names = [f"0000000100000000{number:08X}" for number in (0xFE, 0xFF, 0x100)]
     server = archive(
         {name: wal_builder.build_segment(name, angus.system_identifier, wal_builder.MIB) for name in names}
@@ -182,7 +179,7 @@ def test_the_size_of_a_segment_is_learnt_from_the_first(
     served.wait_for_spooled(*names[1:])
 
 
-def test_where_process_1_is_the_postmaster_it_is_not_started(served: Standby, angus: Primary) -> None:
+def test_process_1_as_postmaster(served: Standby, angus: Primary) -> None:
     (served.data / "postmaster.pid").write_text(f"1\n{served.data}\n1700000000\n5432\n")
     call = served.fetch(angus.segments[2], "-p", "3", host="gate")
     assert (call.status, len(call.lines)) == (0, 1)
@@ -190,11 +187,11 @@ def test_where_process_1_is_the_postmaster_it_is_not_started(served: Standby, an
     assert not served.prefetch_processes()
     assert served.spooled() == angus.segments[3:5]
     call = served.fetch(angus.segments[5], "-p", "3", host="gate")
-    assert (call.status, call.stderr) == (0, ""), "that is said once"
+    assert (call.status, call.stderr) == (0, ""), "the message comes once"
 
 
 @pytest.mark.parametrize("kind", [one for one in ("gzip", "bzip2", "xz", "zstd", "lz4") if shutil.which(one)])
-def test_what_is_stored_compressed_crosses_as_it_is(
+def test_stored_compression_kept_in_transfer(
     served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes], kind: str
 ) -> None:
     first, second = angus.segments[4:6]
@@ -209,7 +206,7 @@ def test_what_is_stored_compressed_crosses_as_it_is(
     assert served.barman.requests() == []
 
 
-def test_a_forced_mode_is_not_forgotten(
+def test_forced_mode_and_gap(
     served: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     first, gap, after = angus.segments[4:7]
@@ -222,16 +219,16 @@ def test_a_forced_mode_is_not_forgotten(
 
 @pytest.fixture
 def stock_folder_known(served: Standby, barman: BarmanHost) -> Callable[..., None]:
-    """Waits until the prefetch process has learned where a stock host keeps its WAL."""
+    """Return a function that waits for the query of a stock host's folder of WAL."""
 
     def wait(server: str = "angus") -> None:
-        wait_until(lambda: any("show-servers" in line for line in barman.requests()), "the inquiry", step=0.05)
-        wait_until(lambda: not processes(["show-servers", server]), "its answer")
+        wait_until(lambda: any("show-servers" in line for line in barman.requests()), "the query", step=0.05)
+        wait_until(lambda: not processes(["show-servers", server]), "its reply")
 
     return wait
 
 
-def test_a_stock_host_is_read_where_barman_keeps_its_wal(
+def test_stock_host_read_in_place(
     served: Standby,
     angus: Primary,
     barman: BarmanHost,
@@ -247,7 +244,7 @@ def test_a_stock_host_is_read_where_barman_keeps_its_wal(
         assert not any("get-wal" in line for line in barman.requests())
 
 
-def test_what_is_not_there_barman_is_asked_for(
+def test_stock_host_fallback_to_get_wal(
     served: Standby,
     angus: Primary,
     barman: BarmanHost,
@@ -267,7 +264,7 @@ def test_what_is_not_there_barman_is_asked_for(
     assert (call.status, "not in the archive" in call.stderr) == (1, True)
 
 
-def test_what_is_read_damaged_is_refused(
+def test_stock_host_damaged_segment(
     served: Standby,
     angus: Primary,
     archive: Callable[..., str],
@@ -279,4 +276,4 @@ def test_what_is_read_damaged_is_refused(
     assert served.fetch(first, "-p", "2", host="stock", server=server).status == 0
     stock_folder_known(server)
     assert served.fetch(short, "-p", "2", host="stock", server=server).status == 3
-    assert served.pg_wal() == ["RECOVERYXLOG"], "that of the first"
+    assert served.pg_wal() == ["RECOVERYXLOG"], "from the first call"

@@ -1,4 +1,4 @@
-"""Real servers that recover through the fetcher: a standby, point-in-time recoveries, pg_rewind."""
+"""Recover real servers through the fetcher: standby, point-in-time, pg_rewind."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ from tests.support.processes import IS_ROOT, POSTGRES, processes, wait_until
 from .conftest import RESTORE_POINT, Primary, rows
 
 
-def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
-    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
+def test_standby_and_promotion(
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, workdir: Path
 ) -> None:
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4", "-s", "10"))
     chris.start()
@@ -32,17 +32,17 @@ def test_a_standby_lives_on_barman_alone_and_is_promoted_quickly(
     assert chris.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
     assert rows(chris) == angus.rows
     chris.stop()
-    wait_until(lambda: not processes([place]), "the end of the prefetch process")
+    wait_until(lambda: not processes([workdir]), "the end of the prefetch process")
 
 
-def test_the_background_process_goes_before_its_server_does(
-    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
+def test_prefetch_process_ends_before_server(
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, workdir: Path
 ) -> None:
-    """A service manager may take it for a part of the server that does not want to end."""
+    """End the prefetch process first: a service manager may wait for it."""
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
     chris.start()
     wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
-    prefetch_process = f"--spool-dir {place}/spool"
+    prefetch_process = f"--spool-dir {workdir}/spool"
     assert processes([prefetch_process])
     checkpointer = int(chris.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
     os.kill(checkpointer, signal.SIGSTOP)
@@ -56,17 +56,17 @@ def test_the_background_process_goes_before_its_server_does(
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may make a process namespace")
-def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
-    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, place: Path
+def test_recovery_as_process_1(
+    copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, workdir: Path
 ) -> None:
-    """A prefetch process would become its child, and its end a backend's crash."""
+    """Start no prefetch process: process 1 would take its end for a crash."""
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command("-p", "4"))
     become = ["setpriv", f"--reuid={POSTGRES}", f"--regid={POSTGRES}", "--clear-groups"]
     server: list[str | Path] = [programs() / "postgres", "-D", chris.data, "-p", str(chris.port)]
     with chris.log_file.open("w") as log:
         container = subprocess.Popen(
             ["unshare", "--pid", "--fork", "--mount-proc", *become, *server],
-            cwd=place,
+            cwd=workdir,
             stdout=log,
             stderr=log,
             env={"PATH": "/usr/bin:/bin"},
@@ -79,14 +79,14 @@ def test_where_the_postmaster_is_process_1_it_recovers_and_does_not_crash(
         assert chris.log().count("process 1 is the postmaster") == 1
         assert "terminat" not in chris.log()
     finally:
-        # pg_ctl would signal the process 1 of our own namespace.
+        # Signal the postmaster itself: pg_ctl would signal process 1 of our namespace.
         postmaster = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text()
         os.kill(int(postmaster), signal.SIGINT)
         container.wait(timeout=30)
-    wait_until(lambda: not processes([place]), "its end", 10)
+    wait_until(lambda: not processes([workdir]), "its end", 10)
 
 
-def test_a_recovery_ends_at_its_restore_point(
+def test_restore_point(
     copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary
 ) -> None:
     server = copy_of_base(
@@ -102,12 +102,12 @@ def test_a_recovery_ends_at_its_restore_point(
     assert f'recovery stopping at restore point "{RESTORE_POINT}"' in server.log()
 
 
-def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
+def test_fast_shutdown_during_fetch(
     copy_of_base: Callable[..., Server],
     restore_command: Callable[..., str],
     angus: Primary,
     barman: BarmanHost,
-    place: Path,
+    workdir: Path,
 ) -> None:
     barman.hold(angus.segments[6])
     chris = copy_of_base("chris", "standby.signal", restore_command=restore_command())
@@ -118,21 +118,21 @@ def test_a_fast_shutdown_in_the_middle_of_a_fetch_leaves_nothing(
     chris.stop("fast")
     assert time.monotonic() - started < 30, "the fetch itself has no end"
     assert not list(unfinished.glob("RECOVERY*"))
-    assert not processes([place])
+    assert not processes([workdir])
     assert not processes(["ssh", barman.client, angus.segments[6]])
     barman.calm()
     chris.start()
     wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
 
 
-def test_pg_rewind_takes_what_it_needs_from_barman(
+def test_pg_rewind(
     copy_of_base: Callable[..., Server],
     restore_command: Callable[..., str],
     angus: Primary,
     barman: BarmanHost,
     name: str,
 ) -> None:
-    """Two servers that went different ways from the same point: one is wound back and follows the other."""
+    """Rewind a server that has diverged from another one, with WAL from Barman."""
     barman.add_server(name)
     shutil.copytree(barman.home / "angus" / "wals", barman.home / name / "wals", dirs_exist_ok=True)
     command = restore_command("-p", "4", server=name)
@@ -143,7 +143,7 @@ def test_pg_rewind_takes_what_it_needs_from_barman(
     source.promote()
     source.sql("INSERT INTO t SELECT generate_series(1, 7)")
     source.sql("CHECKPOINT")
-    # With its timeline in the archive the other one takes the next.
+    # Archive timeline 2, so that the other server takes timeline 3.
     barman.put(name, "00000002.history", (source.data / "pg_wal" / "00000002.history").read_bytes())
 
     target = copy_of_base("target", "standby.signal", restore_command=command, recovery_target_timeline="1")
@@ -158,8 +158,10 @@ def test_pg_rewind_takes_what_it_needs_from_barman(
 
     barman.requests()
     where = f"host=127.0.0.1 port={source.port} user=postgres dbname=postgres"
-    said = target.program("pg_rewind", "--restore-target-wal", "--no-sync", "-D", target.data, "--source-server", where)
-    assert "Done!" in said
-    asked = [line.split()[-1] for line in barman.requests()]
-    assert asked
-    assert set(asked) <= set(angus.segments)
+    output = target.program(
+        "pg_rewind", "--restore-target-wal", "--no-sync", "-D", target.data, "--source-server", where
+    )
+    assert "Done!" in output
+    requested = [line.split()[-1] for line in barman.requests()]
+    assert requested
+    assert set(requested) <= set(angus.segments)

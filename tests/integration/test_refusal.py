@@ -1,4 +1,4 @@
-"""What is not trusted: WAL that must not be delivered, and spools that must not be used."""
+"""Test refusals: of WAL that must not be delivered, and of unsafe spools."""
 
 import gzip
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from .conftest import Primary
 
 
 def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
+    """Return the content of a segment that must be refused."""
     make: dict[str, Callable[[], bytes]] = {
         "of another cluster": lambda: wal_builder.build_segment(name, system_identifier ^ 1, SEGMENT_SIZE),
         "of a newer timeline": lambda: wal_builder.build_segment(name, system_identifier, SEGMENT_SIZE, timeline=2),
@@ -46,7 +47,7 @@ def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
         ("truncated gzip", "compress"),
     ],
 )
-def test_a_wrong_segment_is_refused(
+def test_wrong_segment(
     chris: Standby,
     angus: Primary,
     archive: Callable[..., str],
@@ -65,14 +66,14 @@ def test_a_wrong_segment_is_refused(
 
 
 @pytest.mark.parametrize("text", [b"", b"<html>\n", b"5\t0/100\tfrom the future\n"])
-def test_a_wrong_history_is_refused(chris: Standby, archive: Callable[..., str], text: bytes) -> None:
+def test_wrong_history(chris: Standby, archive: Callable[..., str], text: bytes) -> None:
     server = archive({"00000002.history": text})
     call = chris.fetch("00000002.history", server=server, destination="pg_wal/RECOVERYHISTORY")
     assert call.status == 3
     assert chris.pg_wal() == []
 
 
-def test_a_wrong_segment_does_not_get_into_the_spool(
+def test_wrong_segment_not_in_spool(
     chris: Standby, angus: Primary, archive: Callable[..., str], wal: Callable[[str], bytes]
 ) -> None:
     good, foreign = angus.segments[4:6]
@@ -86,22 +87,20 @@ def test_a_wrong_segment_does_not_get_into_the_spool(
     assert chris.spooled() == []
 
 
-def test_another_clusters_spool_is_not_touched(
-    chris: Standby, angus: Primary, fetcher: Path, place: Path, barman: BarmanHost
+def test_spool_of_another_cluster(
+    chris: Standby, angus: Primary, fetcher: Path, workdir: Path, barman: BarmanHost
 ) -> None:
     assert chris.fetch(angus.segments[4], "-p", "2").status == 0
     chris.wait_for_spooled(angus.segments[5])
-    copy = wal_builder.build_data_directory(place / "copy", 15, angus.system_identifier, "standby.signal")
-    other = Standby(place, give(copy), fetcher, barman)
+    copy = wal_builder.build_data_directory(workdir / "copy", 15, angus.system_identifier, "standby.signal")
+    other = Standby(workdir, give(copy), fetcher, barman)
     assert other.spool == chris.spool
     assert other.fetch(angus.segments[5], ssh_config="unplugged").status == 2
     assert chris.fetch(angus.segments[5], ssh_config="unplugged").status == 0
 
 
 @pytest.mark.parametrize("trouble", ["a link", "open to others", "a file", "not writable", "of somebody else"])
-def test_a_spool_in_trouble_means_a_direct_fetch(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], trouble: str
-) -> None:
+def test_unusable_spool(chris: Standby, angus: Primary, wal: Callable[[str], bytes], trouble: str) -> None:
     if trouble == "a link":
         (chris.folder / "elsewhere").mkdir(mode=0o700)
         chris.spool.symlink_to(give(chris.folder / "elsewhere"))

@@ -1,4 +1,4 @@
-"""barman-wal-restore -t, the probe that a person or a timer calls."""
+"""Test barman-wal-restore -t, which a person or a timer calls."""
 
 import re
 from collections.abc import Callable
@@ -14,9 +14,7 @@ from .conftest import Primary
 
 
 @pytest.mark.parametrize(("host", "kind"), [("gate", "barman-wal-gate"), ("stock", "no gate")])
-def test_minus_t_tells_every_step(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, kind: str
-) -> None:
+def test_selftest_steps(chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, kind: str) -> None:
     newest = angus.segments[5]
     (chris.data / "pg_wal" / newest).write_bytes(wal(newest))
     give(chris.data)
@@ -30,9 +28,7 @@ def test_minus_t_tells_every_step(
     assert chris.pg_wal() == [newest], "nothing is delivered"
 
 
-def test_minus_t_goes_back_to_a_segment_that_is_archived(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
+def test_selftest_newest_archived_segment(chris: Standby, angus: Primary, wal: Callable[[str], bytes]) -> None:
     archived, not_yet = angus.segments[-1], "0000000100000000000000F0"
     (chris.data / "pg_wal" / archived).write_bytes(wal(archived))
     (chris.data / "pg_wal" / not_yet).write_bytes(
@@ -58,7 +54,7 @@ def test_minus_t_goes_back_to_a_segment_that_is_archived(
         ("stock", "angus", "spool", "spool"),
     ],
 )
-def test_minus_t_names_the_cause(
+def test_selftest_errors(
     chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, server: str, trouble: str, cause: str
 ) -> None:
     name = "0000000100000000000000F0" if trouble == "not archived" else angus.segments[5]

@@ -1,4 +1,4 @@
-"""A standby that lives on Barman alone for a long time, while everything around it fails at random: make soak."""
+"""Run a standby on Barman alone for a long time, with random faults: make soak."""
 
 import contextlib
 import os
@@ -23,8 +23,8 @@ MINUTES = float(os.environ.get("MINUTES", "30"))
 SEGMENTS = 500
 
 
-class Trouble:
-    """What can happen, each thing at a random moment; all of it is over when its call returns."""
+class Faults:
+    """Cause faults. Each one is over when its method returns."""
 
     def __init__(self, chance: random.Random, chris: Server, network: Network, barman: BarmanHost, spool: Path) -> None:
         self.chance = chance
@@ -33,8 +33,8 @@ class Trouble:
         self.barman = barman
         self.spool = spool
 
-    def kill_somebody(self) -> None:
-        """Of those who fetch, or of those who serve."""
+    def kill_process(self) -> None:
+        """Kill a process that fetches or serves."""
         number = self.chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT])
         words = [str(self.spool), str(self.barman.client), f"{self.barman.folder}/lib/walbasin"]
         ids = [*self.barman.connections()]
@@ -45,23 +45,23 @@ class Trouble:
                     ids.append(int(path.name))
         with contextlib.suppress(OSError, IndexError):
             victim = self.chance.choice(ids)
-            is_asked_by_the_server = any("startup" in line for line in ancestry(victim))
+            is_called_by_server = any("startup" in line for line in ancestry(victim))
             os.kill(victim, number)
-            if is_asked_by_the_server:
+            if is_called_by_server:
                 self.start_again()
 
     def start_again(self) -> None:
-        """PostgreSQL ends itself when its restore_command dies of a signal, unless that came too late."""
+        """Start the server again: it ends when its restore_command is killed."""
         for _ in range(50):
             if not self.chris.is_running():
                 self.chris.start()
                 break
             time.sleep(0.1)
 
-    def cut(self) -> None:
-        self.network.cut()
+    def partition(self) -> None:
+        self.network.partition()
         time.sleep(self.chance.uniform(0, 20))
-        self.network.mend()
+        self.network.heal()
 
     def harm(self) -> None:
         self.network.harm = Harm(self.chance.choice(["reset", "silence", "crawl"]), self.chance.randrange(40 << 20))
@@ -76,7 +76,7 @@ class Trouble:
         self.chris.start()
 
     def damage(self) -> None:
-        """The newest file of the archive, for a while."""
+        """Damage the newest file of the archive for a while."""
         newest = max((self.barman.home / "angus" / "wals").glob("0*/0*"))
         content = newest.read_bytes()
         newest.write_bytes(self.chance.choice([content[: len(content) // 2], b"", bytes(len(content))]))
@@ -86,17 +86,18 @@ class Trouble:
     def nothing(self) -> None:
         time.sleep(self.chance.uniform(0, 3))
 
-    def happen(self) -> str:
-        kills = [self.kill_somebody] * 2
+    def cause_one(self) -> str:
+        """Cause a random fault, and return its name."""
+        kills = [self.kill_process] * 2
         one = self.chance.choice(
-            [*kills, self.cut, self.harm, self.remove_the_spool, self.restart, self.damage, self.nothing]
+            [*kills, self.partition, self.harm, self.remove_the_spool, self.restart, self.damage, self.nothing]
         )
         one()
         return one.__name__
 
 
 def ancestry(process: int) -> Iterator[str]:
-    """The command lines of a process, its parent and so on."""
+    """Yield the command lines of a process, its parent and so on."""
     while process:
         folder = Path("/proc", str(process))
         yield (folder / "cmdline").read_text(errors="replace")
@@ -104,7 +105,7 @@ def ancestry(process: int) -> Iterator[str]:
 
 
 def contents(server: Server) -> dict[str, str]:
-    """table -> a digest of its rows."""
+    """Return a digest of the rows of each table: table -> digest."""
     tables = server.sql(
         "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
     )
@@ -114,12 +115,12 @@ def contents(server: Server) -> dict[str, str]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(int(MINUTES * 60) + 900)
-def test_whatever_happens_the_standby_has_what_the_primary_has(
+def test_random_faults(
     copy_of_base: Callable[..., Server],
     restore_command: Callable[..., str],
     angus: Primary,
     barman: BarmanHost,
-    place: Path,
+    workdir: Path,
 ) -> None:
     chance = random.Random(1)
     primary = angus.server
@@ -129,7 +130,7 @@ def test_whatever_happens_the_standby_has_what_the_primary_has(
         command = restore_command("-p", "4", ssh_config=barman.reach_through(network.port))
         chris = copy_of_base("chris", "standby.signal", restore_command=command)
         chris.start()
-        trouble = Trouble(chance, chris, network, barman, place / "spool")
+        faults = Faults(chance, chris, network, barman, workdir / "spool")
         primary.program("pgbench", "-i", "-q", "-s", "2", "-h", "127.0.0.1", "-p", str(primary.port), "postgres")
         end = time.monotonic() + MINUTES * 60
         while time.monotonic() < end and segments < SEGMENTS:
@@ -140,7 +141,7 @@ def test_whatever_happens_the_standby_has_what_the_primary_has(
                 primary.sql("SELECT pg_switch_wal()")
                 segments += 1
             barman.run_barman("archive-wal", "angus")
-            happened.append(trouble.happen())
+            happened.append(faults.cause_one())
         primary.sql("CREATE TABLE the_end AS SELECT now()")
         last = primary.sql("SELECT pg_walfile_name(pg_switch_wal())")
         wait_until(lambda: primary.sql("SELECT last_archived_wal FROM pg_stat_archiver") >= last, "archiving", 120)

@@ -1,4 +1,4 @@
-"""barman-wal-restore --status: the counters of what was done, and of the last test."""
+"""Test barman-wal-restore --status: the counters, and the last test."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ def counter(standby: Standby, name: str) -> Any:
     return status(standby)["counters"][name]
 
 
-def test_hits_waits_and_misses_are_counted(served: Standby, angus: Primary) -> None:
+def test_hits_waits_and_misses(served: Standby, angus: Primary) -> None:
     before = time.time()
     first, second, third = angus.segments[2:5]
     assert served.fetch(first, "-p", "3", host="gate").status == 0
@@ -40,15 +40,13 @@ def test_hits_waits_and_misses_are_counted(served: Standby, angus: Primary) -> N
     found = status(served)
     assert (found["counters"]["restored"], found["counters"]["ready"]) == (3, 2)
     assert found["counters"]["bytes"] == 3 * (16 << 20)
-    assert 0 < found["counters"]["waited"] < 10, "for the first, and for the answer to the last"
+    assert 0 < found["counters"]["waited"] < 10, "for the first, and for the reply to the last"
     assert found["counters"]["last_segment"] == third
     assert found["counters"]["last_restored"] >= before
     assert (found["is_running"], found["is_recovering"]) == (True, True)
 
 
-def test_a_wait_for_a_segment_on_its_way_is_no_hit(
-    served: Standby, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
+def test_segment_on_its_way(served: Standby, angus: Primary, wal: Callable[[str], bytes]) -> None:
     first, second = angus.segments[2:4]
     assert served.fetch(first, "-p", "2", host="gate").status == 0
     served.wait_for_spooled(second)
@@ -67,13 +65,13 @@ def test_a_wait_for_a_segment_on_its_way_is_no_hit(
     assert counter(served, "waited") >= 0.9
 
 
-def test_an_error_is_counted_with_its_cause(served: Standby, angus: Primary) -> None:
+def test_error_count_and_cause(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-p", "2", host="gate", ssh_config="unplugged").status == 2
     wait_until(lambda: counter(served, "errors")["unknown"] == 1, "the counters")
     assert angus.segments[2] in counter(served, "last_error")
 
 
-def test_the_record_outlives_the_process(served: Standby, angus: Primary) -> None:
+def test_counters_after_restart(served: Standby, angus: Primary) -> None:
     for times, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
         assert served.fetch(angus.segments[2], "-p", "2", host="gate").status == 0
         while counter(served, "restored") < times:  # pytest's own limit is the bound
@@ -85,7 +83,7 @@ def test_the_record_outlives_the_process(served: Standby, angus: Primary) -> Non
     assert status(served)["is_running"] is False
 
 
-def test_the_last_test_is_remembered(served: Standby, angus: Primary) -> None:
+def test_last_test(served: Standby, angus: Primary) -> None:
     name = angus.segments[2]
     assert status(served)["test"]["time"] == 0
     assert served.fetch(name, "-t", host="gate").status == 0
@@ -98,12 +96,12 @@ def test_the_last_test_is_remembered(served: Standby, angus: Primary) -> None:
     assert "refused" in status(served)["test"]["error"]
 
 
-def test_a_test_without_a_gate_is_remembered_as_such(served: Standby, angus: Primary) -> None:
+def test_last_test_without_gate(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-t", host="stock").status == 0
     assert status(served, host="stock")["test"]["gate"] == ""
 
 
-def test_elsewhere_there_is_nothing_to_say(served: Standby) -> None:
+def test_status_outside_data_directory(served: Standby) -> None:
     call = served.fetch("any", "--status", host="gate", cwd=served.folder)
     assert (call.status, call.stdout) == (2, "")
     assert "in the data directory of the standby" in call.lines[-1]

@@ -1,4 +1,7 @@
-"""Every PostgreSQL from 10 to 18, with segments of several sizes: what the role writes, and what comes of it."""
+"""Test what the role writes with every PostgreSQL from 10 to 18.
+
+Segments have several sizes.
+"""
 
 import json
 import shutil
@@ -17,10 +20,12 @@ from tests.support.processes import POSTGRES, give, give_folder, wait_until
 from .conftest import RESTORE_POINT, ROWS_EACH, rows
 
 VERSIONS = range(10, 19)
-# In MiB. initdb takes a size from 11 on.
+# Segment sizes in MiB. initdb takes a size from 11 on.
 SIZES = (1, 16, 64)
+# The default segment size in MiB.
 USUAL = 16
-# Of the other sizes these are tried every time; the rest of the matrix has a target of its own (make test-all).
+# Run these (version, size) of other sizes every time. The rest of the matrix is for
+# make test-all.
 ALWAYS = {(11, 1), (18, 64)}
 
 RESTORE_COMMAND = "restore_command"
@@ -28,15 +33,18 @@ CONNECTION = ["primary_conninfo", "primary_slot_name"]
 TIMELINE = "recovery_target_timeline"
 
 
-def owed_after_reload(version: int) -> list[str]:
-    """Which of the settings that the role writes (12 and later) a reload does not bring into effect."""
+def pending_after_reload(version: int) -> list[str]:
+    """Return the settings of the role that need a restart, in 12 and later."""
     if version >= 14:
         return [TIMELINE]
     return [TIMELINE, RESTORE_COMMAND] if version == 13 else [*CONNECTION, TIMELINE, RESTORE_COMMAND]
 
 
 class World(NamedTuple):
-    """A primary of one version, which archives to Barman's server `name`, and a base backup from before its rows."""
+    """Hold a primary of one version, which archives to Barman's server `name`.
+
+    base: a backup from before its rows.
+    """
 
     version: int
     name: str
@@ -47,11 +55,14 @@ class World(NamedTuple):
     fetcher: Path
 
     def command(self, *options: str) -> str:
-        """What restore_command is set to."""
+        """Return the value for restore_command."""
         return self.barman.restore_command(self.fetcher, self.folder / "spool", *options, host="gate", server=self.name)
 
     def write(self, server: Server, times: int = 1) -> list[str]:
-        """Rows, each time in a segment of their own, which is in Barman's archive in the end. The segments' names."""
+        """Write rows and archive them to Barman, each time in a new segment.
+
+        Returns the names of the segments.
+        """
         names = []
         for _ in range(times):
             server.sql(f"INSERT INTO t SELECT generate_series(1, {ROWS_EACH})")
@@ -63,6 +74,7 @@ class World(NamedTuple):
 
 
 def every(*sizes: int) -> list[object]:
+    """Return the parameters (version, size) for these sizes."""
     pairs = [(version, size) for version in VERSIONS for size in sizes if version >= 11 or size == USUAL]
     return [
         pytest.param(
@@ -78,14 +90,14 @@ def every(*sizes: int) -> list[object]:
 def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetcher: Path) -> Iterator[World]:
     version, size = request.param
     name = f"v{version}_{size}"
-    own = give_folder(folder / name)
-    bin = install_version(version, own / "postgresql")
-    primary = Server(own / "angus", bin)
+    home = give_folder(folder / name)
+    bin = install_version(version, home / "postgresql")
+    primary = Server(home / "angus", bin)
     barman.add_server(name, port=primary.port)
     give(barman.home / name / "incoming")
-    made = World(version, name, own, primary, Server(own / "base", bin), barman, fetcher)
+    made = World(version, name, home, primary, Server(home / "base", bin), barman, fetcher)
     primary.create(*([f"--wal-segsize={size}"] if version >= 11 else []))
-    primary.configure(archive_mode="on", archive_command=barman.archive_command(name, own))
+    primary.configure(archive_mode="on", archive_command=barman.archive_command(name, home))
     primary.start()
     try:
         primary.sql("CREATE TABLE t (n integer)")
@@ -97,11 +109,11 @@ def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetc
         yield made
     finally:
         primary.end()
-        shutil.rmtree(own)
+        shutil.rmtree(home)
 
 
 def back_up(world: World) -> None:
-    """A base backup as a DBA takes it who has no pg_basebackup of that version."""
+    """Take a base backup through SQL: there is no pg_basebackup of that version."""
     start, stop = ("pg_backup_start('b', true)", "pg_backup_stop(false)")
     if world.version < 15:
         start, stop = ("pg_start_backup('b', true, false)", "pg_stop_backup(false, false)")
@@ -120,7 +132,7 @@ def back_up(world: World) -> None:
 
 @pytest.fixture
 def make(world: World) -> Iterator[Callable[[str], Server]]:
-    """Servers on copies of the base backup."""
+    """Return a function that makes a server on a copy of the base backup."""
     servers = []
 
     def copy(name: str) -> Server:
@@ -134,7 +146,7 @@ def make(world: World) -> Iterator[Callable[[str], Server]]:
 
 
 def deploy(world: World, server: Server, command: str, **variables: str) -> None:
-    """What the role writes on a standby."""
+    """Write what the role writes on a standby."""
     files = {"recovery_conf": "standby_mode = on\n"} if world.version < 12 else {}
     known = cluster(str(world.version), str(server.data), **files) | {"__standby_restore_command": command, **variables}
     if world.version < 12:
@@ -150,19 +162,17 @@ def deploy(world: World, server: Server, command: str, **variables: str) -> None
         give(server.data / each)
 
 
-def streams(server: Server) -> bool:
+def is_streaming(server: Server) -> bool:
     return server.sql("SELECT status FROM pg_stat_wal_receiver") == "streaming"
 
 
 @pytest.mark.parametrize("world", every(*SIZES), indirect=True)
-def test_a_standby_lives_on_barman_alone_and_another_follows_its_promotion(
-    world: World, make: Callable[[str], Server]
-) -> None:
+def test_standby_and_promotion_of_each_version(world: World, make: Callable[[str], Server]) -> None:
     chris, dora = make("chris"), make("dora")
     conninfo = f"host=127.0.0.1 port={world.primary.port} user={POSTGRES}"
     deploy(world, chris, world.command("-p", "4"), standby_primary_conninfo=conninfo, standby_primary_slot_name="chris")
     chris.start()
-    wait_until(lambda: streams(chris), "streaming", 60)
+    wait_until(lambda: is_streaming(chris), "streaming", 60)
 
     # Streaming stops, and only the archive is left.
     world.primary.stop()
@@ -172,7 +182,7 @@ def test_a_standby_lives_on_barman_alone_and_another_follows_its_promotion(
     world.primary.start()
     names = world.write(world.primary, 3)
     wait_until(lambda: rows(chris) == rows(world.primary), "the last archived row", 60)
-    assert not streams(chris)
+    assert not is_streaming(chris)
     for name in names:
         assert f'restored log file "{name}" from archive' in chris.log()
 
@@ -191,7 +201,7 @@ def test_a_standby_lives_on_barman_alone_and_another_follows_its_promotion(
 
 
 @pytest.mark.parametrize("world", every(*SIZES), indirect=True)
-def test_a_recovery_ends_at_its_restore_point(world: World, make: Callable[[str], Server]) -> None:
+def test_restore_point_of_each_version(world: World, make: Callable[[str], Server]) -> None:
     server = make("pitr")
     settings = {
         RESTORE_COMMAND: world.command("-p", "4"),
@@ -213,8 +223,11 @@ def test_a_recovery_ends_at_its_restore_point(world: World, make: Callable[[str]
 
 
 @pytest.mark.parametrize("world", every(USUAL), indirect=True)
-def test_what_a_reload_brings_into_effect(world: World, make: Callable[[str], Server]) -> None:
-    """The role asks the server the same question (tasks/effect.yml), and restarts for what is left, where it may."""
+def test_settings_after_reload(world: World, make: Callable[[str], Server]) -> None:
+    """Compare the settings that a reload leaves pending with our table.
+
+    The role asks the server the same question.
+    """
     chris = make("chris")
     old, new = world.command(), world.command("-s", "1")
     deploy(world, chris, old, standby_primary_conninfo="host=127.0.0.1 port=1", standby_primary_slot_name="one")
@@ -235,7 +248,7 @@ def test_what_a_reload_brings_into_effect(world: World, make: Callable[[str], Se
     written = ", ".join(f"'{name}'" for name in [*CONNECTION, RESTORE_COMMAND, TIMELINE])
     wait_until(lambda: chris.sql("SELECT pg_conf_load_time()") > loaded, "the reload")
     query = f"SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart AND name IN ({written})"
-    assert json.loads(chris.sql(query)) == owed_after_reload(world.version)
+    assert json.loads(chris.sql(query)) == pending_after_reload(world.version)
     chris.stop()
     chris.start()
     assert chris.sql("SHOW restore_command") == new

@@ -1,1 +1,1 @@
-"""What the tests and the benchmark share: real servers, and what is built by hand."""
+"""Share real servers, and data built by hand, between tests and benchmark."""

@@ -1,4 +1,7 @@
-"""A Barman host: a real sshd on loopback, a real Barman behind it, and ways to disturb the two."""
+"""Run a Barman host: a real sshd on loopback, a real Barman behind it.
+
+BarmanHost has methods that disturb the two.
+"""
 
 import os
 import shutil
@@ -12,11 +15,12 @@ from tests.support.processes import IS_ROOT, ME, POSTGRES, PYTHON, VENV, free_po
 
 FILES = Path(__file__).parents[2] / "files"
 
-# With the gate on the far side, and with stock Barman alone.
+# Run a test twice: with the gate on the Barman host, and with stock Barman alone.
 both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
 
-# Every request is noted. `drop` holds names: one for each connection that shall break when it asks for that file.
-# `hold` holds the name of a file whose answer begins, and goes on when that is taken back.
+# The wrapper around Barman writes every request to the file `requests`. The file `drop`
+# holds WAL names, one a line: a connection that asks for the first one breaks. The file
+# `hold` holds a WAL name: its reply stops after 1 MB, and goes on when `hold` is gone.
 BARMAN = """#!/bin/sh
 cd {folder}
 for word; do name=$word; done
@@ -38,10 +42,12 @@ fi
 exec {barman} -c {folder}/barman.conf "$@"
 """
 
-# As `barman` in the ssh key's own words: whatever comes, it says and ends with what the test has written down.
+# The forced command of the key `liar`: it ignores the request. It prints the text and
+# returns the status that the test has written down.
 LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
 
-# SHLVL: Debian's bash reads ~/.bashrc for each command that ssh brings; barman's is short, and ours here may not be.
+# SHLVL=2 keeps Debian's bash from reading ~/.bashrc for each command that comes through
+# ssh: barman's is short, and that of the user who runs the tests may not be.
 SSHD = """
 Port {port}
 Port {talkative}
@@ -79,7 +85,7 @@ Host {alias}
     UserKnownHostsFile {known_hosts}
 """
 
-# The first of the role's ciphers.
+# The cipher is the first one of the role's.
 COMMON = """
 Host *
     Ciphers aes128-gcm@openssh.com
@@ -99,12 +105,17 @@ if __name__ == "__main__":
 """
 
 
-# What is behind each of them, _authorize says; `stranger` is not known.
+# BarmanHost._authorize gives each key its forced command. `stranger` is in no
+# authorized_keys.
 KEYS = ("gate", "stock", "liar", "greeter", "stranger")
 
 
 class BarmanHost:
-    """`gate` and `stock` are the names of the two kinds of Barman host for ssh; a handful of others has faults."""
+    """Run sshd and Barman in a folder.
+
+    For ssh, `gate` and `stock` name the two kinds of Barman host. The other names have
+    a fault each: see _write_client.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,7 +149,7 @@ class BarmanHost:
             "".join(f"[127.0.0.1]:{port} {self._host_key}" for port in (self.port, self.talkative_port))
         )
         (self.client / "other_hosts").write_text(f"[127.0.0.1]:{self.port} {other}")
-        # Bound, so that nobody else is there, and not listening.
+        # Bind a port without listening: nobody else can take it, and it refuses.
         self._refusing = socket.socket()
         self._refusing.bind(("127.0.0.1", 0))
         self._write_client("ssh_config", self.port)
@@ -147,7 +158,10 @@ class BarmanHost:
         self._authorize()
 
     def _write_client(self, name: str, port: int) -> None:
-        """An ssh_config; `unplugged` is one in which no host answers, so that what is delivered was there before."""
+        """Write an ssh_config.
+
+        With `unplugged` no host replies: a file that is delivered came from the spool.
+        """
         aliases = {
             **{key: (port, key, "known_hosts") for key in KEYS},
             "prompting": (self.talkative_port, "stranger", "known_hosts"),
@@ -162,7 +176,10 @@ class BarmanHost:
         (self.client / name).write_text(text + COMMON)
 
     def _authorize(self) -> None:
-        """The gate's key is for all servers there are; sshd reads the file at every connection."""
+        """Write authorized_keys, which sshd reads at every connection.
+
+        The gate's key may fetch from all servers.
+        """
 
         def public(name: str) -> str:
             return (self.client / f"{name}.pub").read_text()
@@ -190,7 +207,7 @@ class BarmanHost:
         wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
 
     def connections(self) -> set[int]:
-        """The process ids of sshd's own processes, the first of which waits for more."""
+        """Return the process ids of sshd's processes that serve a connection."""
         assert self._sshd is not None
         found, children = set(), {self._sshd.pid}
         while children:
@@ -201,7 +218,10 @@ class BarmanHost:
         return found - {self._sshd.pid}
 
     def cpu(self) -> float:
-        """Seconds of CPU of all connections that have ended, with everything that ran in them (proc(5), stat)."""
+        """Return the seconds of CPU of all connections that have ended.
+
+        Includes every process that ran in them (proc(5), stat).
+        """
         assert self._sshd is not None
         fields = Path(f"/proc/{self._sshd.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -214,14 +234,20 @@ class BarmanHost:
             self._sshd.wait(timeout=10)
 
     def reach_through(self, port: int) -> str:
-        """The name of an ssh_config by which the same hosts are reached at another port."""
+        """Write an ssh_config that reaches the same hosts at another port.
+
+        Returns its name.
+        """
         known_hosts = self.client / "known_hosts"
         known_hosts.write_text(known_hosts.read_text() + f"[127.0.0.1]:{port} {self._host_key}")
         self._write_client(f"through-{port}", port)
         return f"through-{port}"
 
     def add_server(self, name: str, compression: str = "", port: int | None = None) -> Path:
-        """A server of Barman's, with an empty archive. port: its primary's. Returns the folder of its WAL."""
+        """Add a server with an empty archive to Barman, and return its folder of WAL.
+
+        port: that of its primary.
+        """
         text = SERVER.format(name=name, port=port or self.primary_port, user=POSTGRES)
         text += f"compression = {compression}\n" if compression else ""
         (self.folder / "barman.d" / f"{name}.conf").write_text(text)
@@ -232,18 +258,21 @@ class BarmanHost:
         return self.home / name / "wals"
 
     def archive_command(self, server: str, folder: Path) -> str:
-        """A primary's, which makes the file whole in a folder of its own before Barman sees it."""
+        """Return the archive_command of a primary.
+
+        It writes the whole file into `folder` before Barman sees it.
+        """
         return f"cp %p {folder}/unfinished && mv {folder}/unfinished {self.home / server}/incoming/%f"
 
     def restore_command(
         self, fetcher: Path, spool: Path, *options: str, host: str, server: str, ssh_config: str = "ssh_config"
     ) -> str:
-        """Of a server whose files are fetched from here."""
+        """Return a restore_command that fetches from this host."""
         words = [fetcher, "--ssh-config", self.client / ssh_config, "--spool-dir", spool, "-U", ME]
         return " ".join(map(str, [*words, *options, host, server, "%f", "%p"]))
 
     def put(self, server: str, name: str, content: bytes) -> None:
-        """Lay a file into a server's archive, where Barman looks for it."""
+        """Write a file into a server's archive, where Barman looks for it."""
         folder = self.home / server / "wals"
         if not name.endswith(".history"):
             folder = folder / name[:16]
@@ -266,28 +295,29 @@ class BarmanHost:
         return done.stdout
 
     def lie(self, text: str, status: int) -> None:
-        """What the host `liar` says on stdout, and ends with."""
+        """Set what the host `liar` writes to stdout, and its exit status."""
         (self.folder / "lie").write_text(text)
         (self.folder / "status").write_text(str(status))
 
     def drop(self, wal_name: str, times: int = 1) -> None:
-        """The next connections that ask for this file break."""
+        """Break the next connections that ask for this file."""
         (self.folder / "drop").write_text(f"{wal_name}\n" * times)
 
     def dropping(self) -> bool:
-        """Whether there are connections to break yet."""
+        """Return whether there are connections left to break."""
         return (self.folder / "drop").read_text() != ""
 
     def hold(self, wal_name: str) -> None:
-        """The answer to whoever asks Barman for this file begins, and goes on when things are calm again."""
+        """Stop Barman's reply for this file after 1 MB, until calm() is called."""
         (self.folder / "hold").write_text(wal_name)
 
     def calm(self) -> None:
+        """End what drop() and hold() have begun."""
         for name in ("drop", "hold"):
             (self.folder / name).unlink(missing_ok=True)
 
     def requests(self) -> list[str]:
-        """What Barman was asked for since the last call of this."""
+        """Return the arguments of each call of Barman since the last call of this."""
         file = self.folder / "requests"
         if not file.exists():
             return []
@@ -297,7 +327,10 @@ class BarmanHost:
 
 
 def install(folder: Path) -> Path:
-    """What the role installs, in a folder that every user can read, with byte code. Returns the fetcher."""
+    """Install what the role installs, with byte code, where every user can read it.
+
+    Returns the path of the fetcher.
+    """
     shutil.copytree(FILES, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "interpreter").write_text(f"{PYTHON}\n")
     subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)
@@ -305,7 +338,10 @@ def install(folder: Path) -> Path:
 
 
 def install_stock_client(folder: Path, barman: BarmanHost, ssh_config: str = "ssh_config") -> Path:
-    """The barman-wal-restore of Barman itself, where postgres can read it, with our ssh_config put into its ssh."""
+    """Install Barman's own barman-wal-restore where postgres can read it.
+
+    Its ssh uses our ssh_config. Returns the path of the client.
+    """
     folder.mkdir(mode=0o755)
     packages = next(VENV.parent.glob("lib/python3*/site-packages"))
     for package in ("barman", "dateutil"):

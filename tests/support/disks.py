@@ -1,4 +1,4 @@
-"""Small filesystems of a test's own."""
+"""Mount small filesystems for one test."""
 
 import contextlib
 import os
@@ -9,7 +9,10 @@ from tests.support.processes import POSTGRES
 
 
 class SmallDisk:
-    """A tmpfs of so many bytes at `folder`, which postgres can write; leave the block to take it away."""
+    """Mount a tmpfs of `size` bytes at `folder`, which postgres can write.
+
+    The end of the `with` block unmounts it.
+    """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
@@ -27,12 +30,12 @@ class SmallDisk:
         subprocess.run(["mount", *words, self.folder], check=True)
 
     def free(self) -> int:
-        """In bytes."""
+        """Return the free space in bytes."""
         status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
 
     def fill(self, but: int = 0) -> None:
-        """Leave so many bytes free, or fewer if somebody else is writing."""
+        """Leave `but` bytes free, or fewer if another process writes as well."""
         with contextlib.suppress(OSError), (self.folder / "filling").open("ab", buffering=0) as file:
             while (left := self.free() - but) > 0:
                 file.write(bytes(min(left, 1 << 20)))

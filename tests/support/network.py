@@ -1,4 +1,4 @@
-"""A network between ssh and sshd that can be harmed: a TCP relay in a thread of this process."""
+"""Disturb the network between ssh and sshd: a TCP relay in a thread of this process."""
 
 import asyncio
 import contextlib
@@ -10,19 +10,22 @@ from typing import NamedTuple
 from tests.support.processes import free_port
 from tests.support.relay import CHUNK, Link, carry
 
-# Bytes a second of a connection that crawls.
+# Bytes a second of a connection with the harm "crawl".
 CRAWL = 64 << 10
 
 
 class Harm(NamedTuple):
-    """What becomes of a connection when so many bytes have come back over it: "reset", "silence" or "crawl"."""
+    """Disturb a connection when `after` bytes have come back over it.
+
+    kind: "reset", "silence" or "crawl".
+    """
 
     kind: str
     after: int
 
 
-class _Answers(asyncio.StreamReader):
-    """The end of a connection from which its answers are read, and where they can be harmed."""
+class _Replies(asyncio.StreamReader):
+    """Read the replies of a connection, and disturb them."""
 
     def __init__(self, network: "Network", reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         super().__init__()
@@ -53,26 +56,26 @@ class _Answers(asyncio.StreamReader):
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection as a firewall does that has forgotten it."""
+    """Reset a connection, as a firewall does that does not know it any more."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 class Network:
-    """`port` leads to another one of loopback, `delay` seconds away; leave the block to end it.
+    """Relay `port` to another port of loopback, `delay` seconds away.
 
-    `harm` is done to all connections, or to the next `harmed` ones, until it is set to None: then a silent one goes on
-    where it was.
+    The end of the `with` block ends the relay. `harm` is done to all connections, or to
+    the next `harmed` ones, until it is set to None: a silent connection then goes on.
     """
 
     def __init__(self, target: int, delay: float = 0.0) -> None:
         self.port = free_port()
         self.harm: Harm | None = None
         self.harmed: int | None = None
-        # How many were made.
+        # How many connections were made.
         self.connections = 0
-        self._is_cut = False
+        self._is_partitioned = False
         self._target = target
         self._delay = delay
         self._loop = asyncio.new_event_loop()
@@ -92,30 +95,31 @@ class Network:
         self._thread.join()
         self._loop.close()
 
-    def cut(self) -> None:
-        """All connections are reset, and new ones as well, until `mend`."""
-        self._is_cut = True
+    def partition(self) -> None:
+        """Reset all connections, and new ones as well, until heal() is called."""
+        self._is_partitioned = True
         self._loop.call_soon_threadsafe(self._reset_all)
 
     def _reset_all(self) -> None:
         for writer in self._open:
             _reset(writer)
 
-    def mend(self) -> None:
-        self._is_cut = False
+    def heal(self) -> None:
+        """Let new connections pass again."""
+        self._is_partitioned = False
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        if self._is_cut:
+        if self._is_partitioned:
             _reset(writer)
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
-        answers = _Answers(self, far_reader, writer)
+        replies = _Replies(self, far_reader, writer)
         self._open.add(writer)
         there, back = Link(0), Link(0)
-        with contextlib.suppress(asyncio.CancelledError):  # asyncio reports those of its own tasks
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio would report it
             await asyncio.gather(
-                carry(reader, far_writer, there, self._delay), carry(answers, writer, back, self._delay)
+                carry(reader, far_writer, there, self._delay), carry(replies, writer, back, self._delay)
             )
         self._open.discard(writer)
 

@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers, from Debian's packages or from npm's."""
+"""Run real PostgreSQL servers, from Debian's packages or from npm's."""
 
 import re
 import shutil
@@ -11,14 +11,17 @@ NPM = Path(__file__).parents[2] / ".cache" / "postgresql" / "node_modules"
 
 
 def programs() -> Path:
-    """The folder of the newest server that Debian installed."""
+    """Return the folder of the newest server programs that Debian installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     assert found, "the integration tests need PostgreSQL's server programs (Debian: postgresql-15)"
     return found[-1].parent
 
 
 def install_version(version: int, folder: Path) -> Path:
-    """Puts the programs of a major version (see package.json) where postgres can reach them. Returns their folder."""
+    """Copy the programs of a major version to where postgres can reach them.
+
+    Returns their folder. package.json lists the versions.
+    """
     source = NPM / f"postgresql-{version}" / "native"
     assert source.exists(), "the integration tests need more versions of PostgreSQL than Debian has: make versions"
     shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("*.a"))
@@ -26,7 +29,10 @@ def install_version(version: int, folder: Path) -> Path:
 
 
 class Server:
-    """A data directory and the server on it. `bin`: initdb, pg_ctl and postgres; what is not there is Debian's."""
+    """Hold a data directory, and run the server on it.
+
+    bin: the folder of initdb, pg_ctl and postgres. Other programs are Debian's.
+    """
 
     def __init__(self, data: Path, bin: Path | None = None) -> None:
         self.data = data
@@ -40,7 +46,7 @@ class Server:
         return run([folder / name, *words], self.data.parent)
 
     def create(self, *options: str) -> None:
-        """initdb, with checksums because pg_rewind wants them, and without waiting for any disk."""
+        """Run initdb with checksums, which pg_rewind needs, and without fsync."""
         self.program("initdb", "-D", self.data, "-A", "trust", "-k", "--no-sync", *options)
         self.configure(
             fsync="off",
@@ -74,7 +80,7 @@ class Server:
         return (self.data / "postmaster.pid").exists()
 
     def end(self) -> None:
-        """For finalizers: whatever is still there goes."""
+        """Stop the server if it still runs; for finalizers."""
         if self._is_started and self.is_running():
             self.stop("immediate")
 
@@ -88,13 +94,13 @@ class Server:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def control(self, what: str) -> str:
-        """A value of pg_controldata."""
+        """Return a value of pg_controldata."""
         match = re.search(rf"^{what}: *(.*)$", self.program("pg_controldata", "-D", self.data), re.MULTILINE)
         assert match, what
         return match.group(1)
 
     def copy(self, folder: Path, **settings: str) -> "Server":
-        """A server on a copy of this (stopped) data directory."""
+        """Return a server on a copy of this data directory, whose server is stopped."""
         run(["cp", "-a", "--reflink=auto", self.data, folder], self.data.parent)
         give(folder)
         other = Server(folder, self.bin)

@@ -1,4 +1,8 @@
-"""Who does what on this machine: PostgreSQL and the fetcher run as postgres where we are root, else all is one user."""
+"""Start processes as the right user.
+
+If the tests run as root, PostgreSQL and the fetcher run as postgres. Otherwise all runs
+as one user.
+"""
 
 import contextlib
 import os
@@ -16,13 +20,14 @@ IS_ROOT = os.geteuid() == 0
 ME = pwd.getpwuid(os.geteuid()).pw_name
 POSTGRES = "postgres" if IS_ROOT else ME
 BECOME: dict[str, Any] = {"user": POSTGRES, "group": POSTGRES, "extra_groups": []} if IS_ROOT else {}
-# postgres may not be able to reach the interpreter of this virtual environment, which can lie in root's home.
+# Use the system's Python: postgres may not be able to reach that of this virtual
+# environment, which can lie in root's home.
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 VENV = Path(sys.executable).parent
 
 
 def give(path: Path) -> Path:
-    """Make postgres the owner of a file, or of a folder with all that is in it."""
+    """Make postgres the owner of a file, or of a folder and its content."""
     if IS_ROOT:
         for each in [path, *path.rglob("*")]:
             shutil.chown(each, POSTGRES, POSTGRES)
@@ -30,20 +35,23 @@ def give(path: Path) -> Path:
 
 
 def give_folder(path: Path) -> Path:
-    """Make a folder that postgres owns and everybody can read."""
+    """Make a folder that postgres owns and every user can read."""
     path.mkdir(mode=0o755)
     return give(path)
 
 
 def environment_of(home: Path) -> dict[str, str]:
-    """Return the environment of what the tests start: a small one, as a server's is."""
+    """Return the small environment that the tests start processes in."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(home)}
 
 
 def start(
     command: Sequence[str | Path], cwd: Path, as_postgres: bool = True, **options: Any
 ) -> "subprocess.Popen[str]":
-    """A process in a group of its own, so that it can be signalled as PostgreSQL's postmaster does it."""
+    """Start a process in a session of its own.
+
+    A test can then signal the group, as PostgreSQL's postmaster does.
+    """
     options.setdefault("env", environment_of(cwd))
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
@@ -54,19 +62,20 @@ def start(
 
 
 def run(command: Sequence[str | Path], cwd: Path, as_postgres: bool = True) -> str:
-    """The output of a command that must succeed."""
+    """Run a command that must succeed, and return its output."""
     process = start(command, cwd, as_postgres, stderr=subprocess.STDOUT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, f"{' '.join(map(str, command))} ended with {process.returncode}:\n{output}"
     return output
 
 
-# Below those that the kernel gives to connections, and each process that runs tests begins far from the others.
+# Choose ports below those that the kernel gives to connections. Each process that runs
+# tests begins far from the others.
 _ports = iter(range(10000 + os.getpid() * 97 % 210 * 100, 32000))
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has, and nobody will be given."""
+    """Return a port of loopback that is free, and that no later call returns."""
     for port in _ports:
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,6 +85,10 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30, step: float = 0.2) -> None:
+    """Wait until a condition holds, and fail after `seconds`.
+
+    what: the event, for the message. step: seconds between two looks.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
@@ -83,7 +96,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30, 
 
 
 def processes(mentioning: Iterable[str | Path]) -> list[str]:
-    """The command lines of all living processes that mention every one of these words."""
+    """Return the command lines of all processes that contain each of these words."""
     found = []
     words = [str(word) for word in mentioning]
     for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -1,6 +1,9 @@
-"""A TCP relay on loopback that makes a far network of it: python -m tests.support.relay PORT TARGET DELAY RATE.
+"""Relay TCP on loopback, with the delay and the rate of a distant network.
 
-DELAY: seconds each way. RATE: bytes a second in each direction, all connections together; 0: no limit.
+    python -m tests.support.relay PORT TARGET DELAY RATE
+
+DELAY: seconds each way. RATE: bytes a second in each direction, for all connections
+together; 0: no limit.
 """
 
 import asyncio
@@ -8,24 +11,26 @@ import contextlib
 import sys
 import time
 
+# Bytes of one read on a link without a rate.
 CHUNK = 256 * 1024
-# Of a link with a rate: a packet's worth, so that connections share it.
+# Bytes of one read on a link with a rate: few, so that connections share it.
 PACKET = 16 * 1024
-# Seconds of what waits in front of a link with a rate, so that it never runs dry by our own lateness.
+# Seconds of data that wait in front of a link with a rate. Without them a late wake-up
+# of this process would leave the link idle.
 QUEUE = 0.01
-# What is on its way at most; a window of TCP that never holds anybody back.
+# The most bytes on their way: a TCP window that never limits the rate.
 UNDER_WAY = 64 << 20
 
 
 class Link:
-    """One direction."""
+    """Compute the times of one direction."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self._is_free_at = 0.0
 
     def passes_at(self, length: int) -> float:
-        """When the last of so many bytes has left, if they are put on it now."""
+        """Return when the last of `length` bytes leaves, if they are sent now."""
         if not self.rate:
             return time.monotonic()
         self._is_free_at = max(self._is_free_at, time.monotonic()) + length / self.rate
@@ -33,7 +38,7 @@ class Link:
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link, delay: float) -> None:
-    """Bytes from one end to the other, until one of them is closed."""
+    """Carry bytes from one end to the other, until one of them is closed."""
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY // PACKET)
 
     async def receive() -> None:

@@ -1,4 +1,4 @@
-"""A standby as the fetcher sees it: a data directory, and calls as PostgreSQL makes them."""
+"""Call the fetcher as PostgreSQL does, in a data directory."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ DESTINATION = "pg_wal/RECOVERYXLOG"
 
 
 class Call(NamedTuple):
-    """What a call of the fetcher came to."""
+    """Hold the result of one call of the fetcher."""
 
     status: int
     stdout: str
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 class Standby:
-    """`data` is a PGDATA; no server runs on it."""
+    """Hold a data directory without a server, and call the fetcher in it."""
 
     def __init__(self, folder: Path, data: Path, fetcher: Path, barman: BarmanHost) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Standby:
         self._started: list[subprocess.Popen[str]] = []
 
     def signal(self, name: str) -> None:
-        """Make it a standby, or a point-in-time recovery."""
+        """Create a signal file, which decides the mode of recovery."""
         (self.data / name).touch()
         give(self.data / name)
 
@@ -64,13 +64,13 @@ class Standby:
         return self._started[-1]
 
     def end(self) -> None:
-        """For finalizers: what a failed test left running goes."""
+        """End the processes that a failed test left running; for finalizers."""
         for process in self._started:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
-        # What the prefetch process does ends with the cluster.
+        # The prefetch process ends when the cluster is gone.
         (self.data / "global" / "pg_control").unlink(missing_ok=True)
 
     def fetch(self, wal_name: str, *options: str, **where: object) -> Call:
@@ -80,7 +80,7 @@ class Standby:
         return Call(process.returncode, stdout, stderr, time.monotonic() - started)
 
     def delivered(self, destination: str = DESTINATION) -> bytes:
-        """What lies under the destination; it is taken away, as PostgreSQL does."""
+        """Return the delivered file's content, and remove it, as PostgreSQL does."""
         file = self.data / destination
         content = file.read_bytes()
         file.unlink()
@@ -90,14 +90,14 @@ class Standby:
         return sorted(path.name for path in (self.data / "pg_wal").iterdir())
 
     def spooled(self) -> list[str]:
-        """The segments that are ready to be handed over."""
+        """Return the names of the segments in the spool, in order."""
         return sorted(path.name for path in self.spool.rglob("0*") if path.is_file() and len(path.name) == 24)
 
     def wait_for_spooled(self, *names: str) -> None:
         wait_until(lambda: set(names) <= set(self.spooled()), f"{names} in the spool")
 
     def prefetch_process_ids(self) -> list[int]:
-        """The process ids of those that lead a session of their own and are no ssh."""
+        """Return the ids of prefetch processes, which have a session of their own."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -107,5 +107,5 @@ class Standby:
         return found
 
     def prefetch_processes(self) -> list[str]:
-        """The processes that go on after a call."""
+        """Return the command lines of the processes that use the spool."""
         return processes([self.spool])

@@ -16,12 +16,12 @@ BELOW = {
     "prefetch": {"wal", "local", "remote"},
     "fetcher": {"wal", "local", "remote", "prefetch"},
 }
-# Modules beside the folders.
-EVERYBODYS = {"VERSION", "policy"}
+# Modules beside the folders, which every folder may import.
+SHARED = {"VERSION", "policy"}
 
 
 def imported(file: Path) -> set[str]:
-    """Return the parts of walbasin that a file imports, by the first word."""
+    """Return the folders and modules of walbasin that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "walbasin":
@@ -39,7 +39,7 @@ def test_folders_known() -> None:
 
 @pytest.mark.parametrize("folder", BELOW)
 def test_imports_downwards(folder: str) -> None:
-    allowed = {folder, *BELOW[folder], *EVERYBODYS} - ({"policy"} if folder in ("wal", "gate") else set())
+    allowed = {folder, *BELOW[folder], *SHARED} - ({"policy"} if folder in ("wal", "gate") else set())
     found = {file.name: imported(file) - allowed for file in (PACKAGE / folder).glob("*.py")}
     assert {name: parts for name, parts in found.items() if parts} == {}
 

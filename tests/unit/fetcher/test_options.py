@@ -6,14 +6,14 @@ SEGMENT = "000000010000000000000001"
 FOUR = ["barman", "angus", SEGMENT, "pg_wal/RECOVERYXLOG"]
 
 
-def test_the_classic_line() -> None:
+def test_classic_options() -> None:
     options = parse(["-p", "8", "-s", "10", *FOUR])
     assert (options.parallel, options.sleep) == (8, 10)
     assert (options.barman_host, options.server_name) == ("barman", "angus")
     assert (options.wal_name, options.wal_dest) == (SEGMENT, "pg_wal/RECOVERYXLOG")
 
 
-def test_the_defaults_are_the_stock_tools() -> None:
+def test_stock_defaults() -> None:
     options = parse(FOUR)
     assert (options.user, options.sleep, options.parallel, options.port) == ("barman", 0, 0, None)
     assert (options.compression, options.keep_compression, options.partial) == ("", False, False)
@@ -51,12 +51,12 @@ def test_the_defaults_are_the_stock_tools() -> None:
         ("--retry 5", "retry", 5),
     ],
 )
-def test_every_option_is_taken_before_and_behind_the_four_words(words: str, attribute: str, value: object) -> None:
+def test_option_before_and_behind_operands(words: str, attribute: str, value: object) -> None:
     assert getattr(parse([*words.split(), *FOUR]), attribute) == value
     assert getattr(parse([*FOUR, *words.split()]), attribute) == value
 
 
-def test_status_needs_no_file() -> None:
+def test_status_without_wal_name() -> None:
     options = parse(["--status", "--json", "barman", "angus"])
     assert (options.status, options.form, options.server_name) == (True, "json", "angus")
     assert parse(["--status", *FOUR]).form == "plain"
@@ -87,21 +87,21 @@ def test_status_needs_no_file() -> None:
         ["--", "barman", "-o/tmp", SEGMENT, "x"],
     ],
 )
-def test_wrong_usage_is_told_apart_from_everything_else(words: list[str]) -> None:
+def test_wrong_usage(words: list[str]) -> None:
     with pytest.raises(UsageError):
         parse(words)
 
 
-def test_a_history_file_is_asked_for_like_a_segment() -> None:
+def test_history_file_name() -> None:
     assert parse(["barman", "angus", "00000002.history", "pg_wal/RECOVERYHISTORY"]).wal_name == "00000002.history"
 
 
-def test_a_test_needs_no_wal_name() -> None:
+def test_selftest_without_wal_name() -> None:
     assert parse(["-t", "barman", "angus", "test", "pg_wal/test"]).test
 
 
 @pytest.mark.parametrize("word", ["-V", "--version"])
-def test_the_version_is_printed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([word])
     assert ended.value.code == 0
@@ -109,7 +109,7 @@ def test_the_version_is_printed(word: str, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
-def test_the_help_names_every_option_and_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([word])
     assert ended.value.code == 0

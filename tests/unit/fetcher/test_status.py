@@ -21,7 +21,7 @@ def a_status(**changes: object) -> Status:
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
-def test_in_plain_words() -> None:
+def test_plain_text() -> None:
     text = status.plain(a_status(), NOW)
     for words in (
         "angus from barman",
@@ -35,7 +35,7 @@ def test_in_plain_words() -> None:
         assert words in text
 
 
-def test_in_plain_words_of_a_standby_that_never_called() -> None:
+def test_plain_text_without_calls() -> None:
     text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest()), NOW)
     assert "not recovering" in text
     assert "never run" in text
@@ -45,21 +45,21 @@ def test_in_plain_words_of_a_standby_that_never_called() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (172800, "2 d"), (-5, "0 s")]
 )
-def test_how_long_ago(seconds: int, words: str) -> None:
+def test_age(seconds: int, words: str) -> None:
     assert f", {words} ago, in" in status.plain(a_status(test=LastTest(NOW - seconds, 0.5, "")), NOW)
 
 
-def test_a_failed_test_says_why() -> None:
+def test_failed_test() -> None:
     assert "the key was refused, 2 min ago, in" in status.plain(
         a_status(test=LastTest(NOW - 120, 0.5, "the key was refused")), NOW
     )
 
 
-def test_a_test_without_a_gate_says_so() -> None:
+def test_last_test_without_gate() -> None:
     assert "ok, but through no gate" in status.plain(a_status(test=LastTest(NOW, 0.5, "", "")), NOW)
 
 
-def test_as_json() -> None:
+def test_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
     assert found["counters"]["restored"] == 1
     assert found["counters"]["errors"]["unknown"] == 1
@@ -71,7 +71,7 @@ def test_as_json() -> None:
 SAMPLE = re.compile(r'walbasin_[a-z_]+\{barman="(\\.|[^"\\])*",server="angus"(,kind="[a-z_]+")?\} [0-9.e+]+')
 
 
-def test_as_metrics() -> None:
+def test_metrics() -> None:
     lines = status.prometheus(a_status(barman_host='bar"man\\'), NOW).splitlines()
     samples = [line for line in lines if not line.startswith("#")]
     assert all(SAMPLE.fullmatch(line) for line in samples)
@@ -83,14 +83,14 @@ def test_as_metrics() -> None:
 @pytest.mark.parametrize(
     ("test", "success"), [(LastTest(), 0), (LastTest(NOW, 0.5, ""), 1), (LastTest(NOW, 0.5, "the key was refused"), 0)]
 )
-def test_success_is_a_test_that_was_run_and_ended_well(test: LastTest, success: int) -> None:
+def test_success_metric(test: LastTest, success: int) -> None:
     assert f'walbasin_test_success{{barman="barman",server="angus"}} {success}' in status.prometheus(
         a_status(test=test), NOW
     )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"time": 3}', '{"time": 3, "seconds": 1, "error": null}'])
-def test_what_cannot_be_read_is_no_test(text: str) -> None:
+def test_unreadable_last_test(text: str) -> None:
     assert status.parse_test(text) == LastTest()
 
 
@@ -98,8 +98,8 @@ MONITORING = Path(__file__).parents[3] / "files" / "monitoring"
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "dashboard.json"])
-def test_what_is_watched_is_what_is_told(name: str) -> None:
-    told = set(re.findall(r"^# TYPE (\S+)", status.prometheus(a_status(), NOW), re.MULTILINE))
-    watched = set(re.findall(r"\bwalbasin_[a-z]\w+", (MONITORING / name).read_text())) - {"walbasin_metrics"}
-    assert watched
-    assert watched <= told
+def test_metrics_of_alerts_and_dashboard(name: str) -> None:
+    exported = set(re.findall(r"^# TYPE (\S+)", status.prometheus(a_status(), NOW), re.MULTILINE))
+    used = set(re.findall(r"\bwalbasin_[a-z]\w+", (MONITORING / name).read_text())) - {"walbasin_metrics"}
+    assert used
+    assert used <= exported

@@ -1,4 +1,4 @@
-"""Where Barman keeps WAL, told by its configuration: written here as an administrator would."""
+"""Find Barman's folders in configurations as an administrator writes them."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ SEGMENT = "0000000100000002000000FE"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A Barman with one server, in its own file, as the packages suggest."""
+    """Return the home of a Barman with one server, which has its own file."""
     (tmp_path / "barman.d").mkdir()
     (tmp_path / "barman.conf").write_text(
         f"[barman]\nbarman_home = {tmp_path}\nconfiguration_files_directory = {tmp_path}/barman.d\n"
@@ -27,11 +27,11 @@ def folders(home: Path, server: str = "angus") -> Folders:
     return barman_archive.find_folders(barman_archive.read_config(str(home / "barman.conf")), server)
 
 
-def test_the_folders_are_barmans_own(home: Path) -> None:
+def test_default_folders(home: Path) -> None:
     assert folders(home) == Folders(*(str(home / "angus" / name) for name in ("wals", "incoming", "streaming")))
 
 
-def test_a_server_may_have_its_own_folders(home: Path) -> None:
+def test_folders_of_one_server(home: Path) -> None:
     (home / "elsewhere" / "w").mkdir(parents=True)
     (home / "barman.d" / "angus.conf").write_text(
         "[angus]\nbackup_directory = %(barman_home)s/elsewhere\nwals_directory = '%(backup_directory)s/w'\n"
@@ -40,43 +40,43 @@ def test_a_server_may_have_its_own_folders(home: Path) -> None:
     assert (where.wals, where.incoming) == (str(home / "elsewhere" / "w"), str(home / "elsewhere" / "incoming"))
 
 
-def test_what_config_update_has_written_wins(home: Path) -> None:
+def test_folders_from_config_update(home: Path) -> None:
     (home / "new").mkdir()
     (home / ".barman.auto.conf").write_text(f"[angus]\nwals_directory = {home}/new\n")
     assert folders(home).wals == str(home / "new")
 
 
 @pytest.mark.parametrize("server", ["chris", "barman", "DEFAULT"])
-def test_a_server_that_barman_does_not_know_has_none(home: Path, server: str) -> None:
+def test_unknown_server(home: Path, server: str) -> None:
     with pytest.raises(UnknownFolders, match="no server"):
         folders(home, server)
 
 
-def test_folders_that_a_model_may_have_changed_are_not_guessed(home: Path) -> None:
+def test_active_model(home: Path) -> None:
     (home / "angus" / ".active-model.auto").write_text("standby\n")
     with pytest.raises(UnknownFolders, match="model"):
         folders(home)
 
 
-def test_wal_in_a_cloud_is_not_here(home: Path) -> None:
+def test_wal_in_a_cloud(home: Path) -> None:
     (home / "barman.d" / "angus.conf").write_text("[angus]\nwals_directory = s3://bucket/wals\n")
     with pytest.raises(UnknownFolders, match="not a folder here"):
         folders(home)
 
 
 @pytest.mark.parametrize("text", ["", "[angus\n", "[barman]\nbarman_home = %(nowhere)s\n"])
-def test_a_configuration_that_cannot_be_read_is_named(home: Path, text: str) -> None:
+def test_unreadable_configuration(home: Path, text: str) -> None:
     (home / "barman.conf").write_text(text)
     with pytest.raises(UnknownFolders):
         folders(home)
 
 
-def test_without_a_configuration_it_says_where_it_looked(home: Path) -> None:
+def test_missing_configuration(home: Path) -> None:
     with pytest.raises(UnknownFolders, match=r"no configuration in .*missing\.conf"):
         barman_archive.read_config(str(home / "missing.conf"))
 
 
-def test_wals_is_looked_at_twice_because_the_archiver_moves_files_there() -> None:
+def test_candidate_paths() -> None:
     where = Folders("/b/wals", "/b/incoming", "/b/streaming")
     archived = f"/b/wals/{SEGMENT[:16]}/{SEGMENT}"
     assert barman_archive.candidate_paths(where, SEGMENT) == [
@@ -88,7 +88,7 @@ def test_wals_is_looked_at_twice_because_the_archiver_moves_files_there() -> Non
     assert barman_archive.candidate_paths(where, "00000002.history")[0] == "/b/wals/00000002.history"
 
 
-def test_an_archive_that_has_gone_has_not_nothing(home: Path) -> None:
+def test_archive_gone(home: Path) -> None:
     where = folders(home)
     assert barman_archive.open_file(where, SEGMENT) is None
     (home / "angus").rename(home / "elsewhere")
@@ -96,7 +96,7 @@ def test_an_archive_that_has_gone_has_not_nothing(home: Path) -> None:
         barman_archive.open_file(where, SEGMENT)
 
 
-def test_barmans_log_has_barmans_format(home: Path) -> None:
+def test_log_format(home: Path) -> None:
     logger = barman_archive.open_log(barman_archive.read_config(str(home / "barman.conf")))
     logger.info("Sending WAL '%s'", SEGMENT)
     for handler in list(logger.handlers):

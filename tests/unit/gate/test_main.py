@@ -6,7 +6,7 @@ SEGMENT = "000000010000000000000001"
 
 
 @pytest.mark.parametrize(
-    ("line", "command"),
+    ("remote_command", "command"),
     [
         (f"barman get-wal 'angus' '{SEGMENT}'", ["barman", "get-wal", "angus", SEGMENT]),
         (
@@ -19,12 +19,12 @@ SEGMENT = "000000010000000000000001"
         ),
     ],
 )
-def test_wal_of_the_servers_on_the_key_is_served(line: str, command: list[str]) -> None:
-    assert main.barman_command(line, ["angus", "berta"], "") == command
+def test_served_commands(remote_command: str, command: list[str]) -> None:
+    assert main.barman_command(remote_command, ["angus", "berta"], "") == command
 
 
 @pytest.mark.parametrize(
-    ("line", "cause"),
+    ("remote_command", "cause"),
     [
         ("", "opens no shell"),
         (f"barman get-wal 'clara' '{SEGMENT}'", "server 'clara'"),
@@ -36,19 +36,19 @@ def test_wal_of_the_servers_on_the_key_is_served(line: str, command: list[str]) 
         ("cat /etc/passwd", "only barman get-wal"),
     ],
 )
-def test_everything_else_is_refused_with_the_cause(line: str, cause: str) -> None:
+def test_refused_commands(remote_command: str, cause: str) -> None:
     with pytest.raises(Refused, match=cause):
-        main.barman_command(line, ["angus", "berta"], "")
+        main.barman_command(remote_command, ["angus", "berta"], "")
 
 
-@pytest.mark.parametrize("asked", ["", "--config /etc/b2.conf "])
-def test_the_configuration_is_the_keys_not_the_clients(asked: str) -> None:
-    line = f"barman {asked}get-wal 'angus' '{SEGMENT}'"
+@pytest.mark.parametrize("option", ["", "--config /etc/b2.conf "])
+def test_configuration_of_the_key(option: str) -> None:
+    remote_command = f"barman {option}get-wal 'angus' '{SEGMENT}'"
     command = ["barman", "--config", "/etc/b2.conf", "get-wal", "angus", SEGMENT]
-    assert main.barman_command(line, ["angus"], "/etc/b2.conf") == command
+    assert main.barman_command(remote_command, ["angus"], "/etc/b2.conf") == command
 
 
-def test_a_refusal_is_logged_and_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal_logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     logged: list[str] = []
     monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "barman get-wal angus \x1b[2J")
@@ -60,7 +60,7 @@ def test_a_refusal_is_logged_and_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert r"'barman get-wal angus \x1b[2J'" in text
 
 
-def test_a_host_without_barman_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_without_barman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"barman get-wal angus {SEGMENT}")
     monkeypatch.setenv("PATH", "/nonexistent")
     assert main.main(["angus"]) == main.REFUSED

@@ -1,4 +1,7 @@
-"""The gate's side of a connection, given whatever a stolen key could send: in this process, over a pipe."""
+"""Give the gate's side of a connection whatever a stolen key could send.
+
+The server runs in this process, or in one of our own, over pipes.
+"""
 
 import bz2
 import os
@@ -27,11 +30,11 @@ OPENING = protocol.Opening("angus", ("gzip",))
 
 @pytest.fixture(scope="module")
 def config() -> Iterator[Path]:
-    """Barman's configuration file; one of its servers is served, the other is not."""
+    """Return Barman's configuration file. The key may fetch from one of two servers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for own in ("angus", "berta"):
-            (folder / own / "wals" / NAMES[0][:16]).mkdir(parents=True)
+        for server_name in ("angus", "berta"):
+            (folder / server_name / "wals" / NAMES[0][:16]).mkdir(parents=True)
         for file in NAMES[:2]:
             (folder / "angus" / "wals" / file[:16] / file).write_bytes(build_segment(file)[:5000])
         (folder / "angus" / "wals" / HISTORY).write_bytes(b"1\t0/3000000\treason\n")
@@ -41,8 +44,11 @@ def config() -> Iterator[Path]:
         yield folder / "barman.conf"
 
 
-def answers(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
-    """The frames (kind, content) that a connection came to, on which `sent` was sent. Asserts that they are frames."""
+def replies(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
+    """Send bytes to the gate, and return the frames (kind, content) of its replies.
+
+    Asserts that the replies are frames.
+    """
     request, send = os.pipe()
     os.write(send, sent)  # what fits in a pipe
     os.close(send)
@@ -76,10 +82,10 @@ lines = st.one_of(
 
 @settings(max_examples=300)
 @given(requests=st.lists(lines, max_size=8), rest=st.binary(max_size=60))
-def test_whatever_is_asked_nothing_but_allowed_wal_is_given(config: Path, requests: list[bytes], rest: bytes) -> None:
+def test_arbitrary_requests(config: Path, requests: list[bytes], rest: bytes) -> None:
     sent = b"".join(line + b"\n" for line in requests) + rest.replace(b"\n", b"")
     *expected, _ = sent.split(b"\n")
-    given = answers(config, sent)
+    given = replies(config, sent)
     for line in expected:
         kind, content = given.pop(0)
         name = line.decode("latin-1")
@@ -99,8 +105,8 @@ def test_whatever_is_asked_nothing_but_allowed_wal_is_given(config: Path, reques
 
 
 @pytest.fixture
-def impatient(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A gate that waits for one second instead of minutes."""
+def short_limit_gate(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a gate that waits for one second instead of minutes."""
     code = (
         "import sys; sys.path.insert(0, 'files')\n"
         "from walbasin.gate import server\nfrom walbasin.wal import protocol\n"
@@ -116,39 +122,38 @@ def impatient(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
     process.communicate()
 
 
-def test_a_request_that_comes_slowly_for_ever_is_ended(impatient: "subprocess.Popen[bytes]") -> None:
-    assert impatient.stdin
+def test_slow_request(short_limit_gate: "subprocess.Popen[bytes]") -> None:
+    assert short_limit_gate.stdin
     started = time.monotonic()
     with pytest.raises(BrokenPipeError):
         while time.monotonic() - started < 10:
-            impatient.stdin.write(b"0")
+            short_limit_gate.stdin.write(b"0")
             time.sleep(0.05)
-    assert impatient.wait(timeout=30) == 0
+    assert short_limit_gate.wait(timeout=30) == 0
 
 
 @pytest.fixture
 def hanging_barman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a `barman` that hangs first in the PATH."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "barman").write_text("#!/bin/sh\nexec sleep 20\n")
     (tmp_path / "bin" / "barman").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
 
 
-def test_a_barman_that_hangs_is_not_waited_for(
-    hanging_barman: None, impatient: "subprocess.Popen[bytes]", config: Path
-) -> None:
+def test_hanging_barman(hanging_barman: None, short_limit_gate: "subprocess.Popen[bytes]", config: Path) -> None:
     file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
     file.write_bytes(bz2.compress(bytes(MIB)))
-    assert impatient.stdin
-    impatient.stdin.write(NAMES[2].encode() + b"\n")
-    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    assert short_limit_gate.stdin
+    short_limit_gate.stdin.write(NAMES[2].encode() + b"\n")
+    assert short_limit_gate.wait(timeout=10) == -signal.SIGALRM
     file.unlink()
 
 
-def test_an_answer_that_nobody_takes_is_ended(impatient: "subprocess.Popen[bytes]", config: Path) -> None:
+def test_unread_reply(short_limit_gate: "subprocess.Popen[bytes]", config: Path) -> None:
     file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
     file.write_bytes(bytes(MIB))
-    assert impatient.stdin
-    impatient.stdin.write(NAMES[2].encode() + b"\n")
-    assert impatient.wait(timeout=10) == -signal.SIGALRM
+    assert short_limit_gate.stdin
+    short_limit_gate.stdin.write(NAMES[2].encode() + b"\n")
+    assert short_limit_gate.wait(timeout=10) == -signal.SIGALRM
     file.unlink()

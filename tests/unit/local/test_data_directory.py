@@ -15,7 +15,7 @@ def read(folder: Path) -> data_directory.DataDirectory:
     return found
 
 
-def test_a_cluster_is_known_by_its_pg_control_and_its_folder(tmp_path: Path) -> None:
+def test_identity(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main", 15, OURS)
     found = read(folder)
     status = folder.stat()
@@ -24,7 +24,7 @@ def test_a_cluster_is_known_by_its_pg_control_and_its_folder(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["missing", "no pg_control", "short pg_control", "no PG_VERSION", "odd PG_VERSION"])
-def test_a_folder_that_is_no_cluster_is_none(tmp_path: Path, damage: str) -> None:
+def test_damaged_data_directory(tmp_path: Path, damage: str) -> None:
     folder = build_data_directory(tmp_path / "main")
     if damage == "missing":
         folder = tmp_path / "other"
@@ -39,20 +39,20 @@ def test_a_folder_that_is_no_cluster_is_none(tmp_path: Path, damage: str) -> Non
     assert data_directory.read(str(folder)) is None
 
 
-def test_a_server_is_found_from_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_found_from_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build_data_directory(tmp_path / "main")
     monkeypatch.chdir(folder)
     assert data_directory.find("pg_wal/RECOVERYXLOG") == read(folder)
 
 
-def test_a_target_of_pg_rewind_is_found_from_the_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_found_from_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = build_data_directory(tmp_path / "here", 15, FOREIGN)
     target = build_data_directory(tmp_path / "target", 15, OURS)
     monkeypatch.chdir(here)
     assert data_directory.find(str(target / "pg_wal" / "000000010000000000000001")) == read(target)
 
 
-def test_pg_wal_may_be_a_link_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pg_wal_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build_data_directory(tmp_path / "main")
     (folder / "pg_wal").rmdir()
     (tmp_path / "disk" / "wal").mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_pg_wal_may_be_a_link_to_another_disk(tmp_path: Path, monkeypatch: pytes
     assert data_directory.find(str(folder / "pg_wal" / "RECOVERYXLOG")) == read(folder)
 
 
-def test_called_by_hand_elsewhere_there_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert data_directory.find("some/folder/file") is None
 
@@ -82,7 +82,7 @@ def test_called_by_hand_elsewhere_there_is_no_cluster(tmp_path: Path, monkeypatc
         (11, ["recovery.done"], policy.STANDBY),
     ],
 )
-def test_the_mode_is_what_the_data_directory_says(tmp_path: Path, version: int, files: list[str], mode: str) -> None:
+def test_mode_from_signal_files(tmp_path: Path, version: int, files: list[str], mode: str) -> None:
     assert read(build_data_directory(tmp_path / "main", version, OURS, *files)).mode == mode
 
 
@@ -109,7 +109,7 @@ def test_the_mode_is_what_the_data_directory_says(tmp_path: Path, version: int, 
         ("not_standby_mode = on", policy.RECOVERY),
     ],
 )
-def test_before_12_recovery_conf_says_which_mode(tmp_path: Path, line: str, mode: str) -> None:
+def test_mode_from_recovery_conf(tmp_path: Path, line: str, mode: str) -> None:
     folder = build_data_directory(tmp_path / "main", 11)
     (folder / "recovery.conf").write_text(f"restore_command = 'x %f %p'\n{line}\n")
     assert read(folder).mode == mode
@@ -134,7 +134,7 @@ def test_before_12_recovery_conf_says_which_mode(tmp_path: Path, line: str, mode
         ("a = 'never closed\nb = 1", {"b": "1"}),
     ],
 )
-def test_settings_are_read_by_the_grammar_of_postgresql_conf(text: str, values: dict[str, str]) -> None:
+def test_settings_grammar(text: str, values: dict[str, str]) -> None:
     assert data_directory.parse_settings(text) == values
 
 
@@ -146,16 +146,14 @@ def test_settings_are_read_by_the_grammar_of_postgresql_conf(text: str, values: 
         (15, "postgresql.auto.conf", "promote_trigger_file = '/tmp/go'", "/tmp/go"),
     ],
 )
-def test_promotion_is_asked_for_by_promote_or_the_trigger_file(
-    tmp_path: Path, version: int, file: str, line: str, trigger: str
-) -> None:
+def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, trigger: str) -> None:
     folder = build_data_directory(tmp_path / "main", version)
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote")]
     (folder / file).write_text(f"{line}\n")
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote"), trigger.format(folder)]
 
 
-def test_the_segment_size_is_that_of_the_segments_in_pg_wal(tmp_path: Path) -> None:
+def test_segment_size(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
     assert read(folder).segment_size == segment.DEFAULT_SIZE
     (folder / "pg_wal" / "000000010000000000000001").write_bytes(bytes(MIB))
@@ -163,7 +161,7 @@ def test_the_segment_size_is_that_of_the_segments_in_pg_wal(tmp_path: Path) -> N
     assert read(folder).segment_size == MIB
 
 
-def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
+def test_recycled_segments(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
     old, newer, reused, foreign = (f"00000001000000000000000{number}" for number in "3459")
     for name in (old, newer):
@@ -173,7 +171,7 @@ def test_segments_kept_for_reuse_are_not_the_newest(tmp_path: Path) -> None:
     assert list(data_directory.newest_segments(read(folder))) == [newer, old]
 
 
-def test_the_histories_in_pg_wal_are_read_as_far_as_they_are_right(tmp_path: Path) -> None:
+def test_histories(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
     assert list(data_directory.read_histories(read(folder))) == []
     (folder / "pg_wal" / "00000003.history").write_text("1\t0/5000148\tfirst\n2\t1/0A000000\tsecond\n")

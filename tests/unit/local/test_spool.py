@@ -13,8 +13,8 @@ CONTENT = b"as if it were WAL"
 SHARED_MEMORY = Path("/dev/shm")
 
 
-class Place:
-    """A spool folder, a data directory, and how to open the one for the other."""
+class Standby:
+    """Hold a spool folder and a data directory, and open the one for the other."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "spool"
@@ -31,76 +31,76 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def standby(tmp_path: Path) -> Standby:
+    return Standby(tmp_path)
 
 
-def put(into: Spool, name: str = NAME, content: bytes = CONTENT) -> None:
+def add(into: Spool, name: str = NAME, content: bytes = CONTENT) -> None:
     with into.create(name) as file:
         file.write(content)
     into.commit(name)
 
 
-def test_it_is_made_where_it_is_missing_and_is_its_owners_alone(place: Place) -> None:
+def test_folders_created(standby: Standby) -> None:
     previous = os.umask(0)
     try:
-        place.open()
+        standby.open()
     finally:
         os.umask(previous)
-    folders = [place.root, *(path for path in place.root.rglob("*") if path.is_dir())]
+    folders = [standby.root, *(path for path in standby.root.rglob("*") if path.is_dir())]
     assert len(folders) == 3
     assert {folder.stat().st_mode & 0o7777 for folder in folders} == {0o700}
 
 
-def test_what_was_kept_is_handed_over_once(place: Place) -> None:
-    ours = place.open()
-    put(ours)
-    assert ours.deliver(NAME, str(place.destination))
-    assert place.destination.read_bytes() == CONTENT
-    assert place.destination.stat().st_mode & 0o077 == 0
-    assert not ours.deliver(NAME, str(place.destination))
-    assert place.files() == []
+def test_deliver_once(standby: Standby) -> None:
+    ours = standby.open()
+    add(ours)
+    assert ours.deliver(NAME, str(standby.destination))
+    assert standby.destination.read_bytes() == CONTENT
+    assert standby.destination.stat().st_mode & 0o077 == 0
+    assert not ours.deliver(NAME, str(standby.destination))
+    assert standby.files() == []
 
 
-def test_a_hand_over_is_a_rename_where_it_can_be(place: Place) -> None:
-    ours = place.open()
-    assert ours.is_same_filesystem(str(place.data / "pg_wal"))
-    put(ours)
-    (inode,) = (path.stat().st_ino for path in place.root.rglob(NAME))
-    assert ours.deliver(NAME, str(place.destination))
-    assert place.destination.stat().st_ino == inode
+def test_deliver_by_rename(standby: Standby) -> None:
+    ours = standby.open()
+    assert ours.is_same_filesystem(str(standby.data / "pg_wal"))
+    add(ours)
+    (inode,) = (path.stat().st_ino for path in standby.root.rglob(NAME))
+    assert ours.deliver(NAME, str(standby.destination))
+    assert standby.destination.stat().st_ino == inode
 
 
 @pytest.mark.skipif(not os.access(SHARED_MEMORY, os.W_OK), reason="no second filesystem here")
-def test_on_another_filesystem_it_is_a_copy_that_appears_whole(place: Place) -> None:
+def test_deliver_to_another_filesystem(standby: Standby) -> None:
     destination = SHARED_MEMORY / f"walbasin-test-{os.getpid()}"
-    ours = place.open()
+    ours = standby.open()
     assert not ours.is_same_filesystem(str(SHARED_MEMORY))
-    put(ours, content=CONTENT * 100_000)
+    add(ours, content=CONTENT * 100_000)
     try:
         assert ours.deliver(NAME, str(destination))
         assert destination.read_bytes() == CONTENT * 100_000
         assert not ours.deliver(NAME, str(destination))
     finally:
         destination.unlink(missing_ok=True)
-    assert place.files() == []
+    assert standby.files() == []
 
 
-def test_what_is_not_kept_yet_is_not_handed_over(place: Place) -> None:
-    ours = place.open()
+def test_uncommitted_segment(standby: Standby) -> None:
+    ours = standby.open()
     with ours.create(NAME) as file:
         file.write(CONTENT)
     assert ours.names() == []
-    assert not ours.deliver(NAME, str(place.destination))
-    assert not place.destination.exists()
+    assert not ours.deliver(NAME, str(standby.destination))
+    assert not standby.destination.exists()
     ours.abort(NAME)
-    assert place.files() == []
+    assert standby.files() == []
 
 
-def test_names_are_in_order_and_are_segments_only(place: Place) -> None:
-    ours = place.open()
-    put(ours, NEXT)
-    put(ours, NAME)
+def test_names(standby: Standby) -> None:
+    ours = standby.open()
+    add(ours, NEXT)
+    add(ours, NAME)
     ours.record_outage()
     ours.create("000000010000000000000003").close()
     assert ours.names() == [NAME, NEXT]
@@ -108,39 +108,39 @@ def test_names_are_in_order_and_are_segments_only(place: Place) -> None:
     assert ours.names() == [NEXT]
 
 
-def test_a_destination_that_cannot_be_written_keeps_the_segment(place: Place) -> None:
-    ours = place.open()
-    put(ours)
-    place.destination.mkdir()
+def test_destination_not_writable(standby: Standby) -> None:
+    ours = standby.open()
+    add(ours)
+    standby.destination.mkdir()
     with pytest.raises(OSError):
-        ours.deliver(NAME, str(place.destination))
+        ours.deliver(NAME, str(standby.destination))
     assert ours.names() == [NAME]
 
 
-def test_another_host_server_cluster_or_copy_sees_nothing_of_it(place: Place, tmp_path: Path) -> None:
-    put(place.open())
+def test_foreign_segments_hidden(standby: Standby, tmp_path: Path) -> None:
+    add(standby.open())
     copy = build_data_directory(tmp_path / "copy", 15, OURS)
     other = build_data_directory(tmp_path / "other", 15, FOREIGN)
     for foreign in (
-        place.open(host="barman2"),
-        place.open(server="berta"),
-        place.open(data=copy),
-        place.open(data=other),
+        standby.open(host="barman2"),
+        standby.open(server="berta"),
+        standby.open(data=copy),
+        standby.open(data=other),
     ):
         assert foreign.names() == []
-    assert place.open().names() == [NAME]
+    assert standby.open().names() == [NAME]
 
 
 @pytest.mark.parametrize(
     ("host", "server"), [("../../etc", "angus"), ("barman", "../angus"), ("a/b", "c\0d"), ("::1", "ängüs"), ("..", ".")]
 )
-def test_no_name_leads_out_of_the_spool_folder(place: Place, host: str, server: str) -> None:
-    put(place.open(host, server))
-    assert place.files() == [NAME]
+def test_hostile_names(standby: Standby, host: str, server: str) -> None:
+    add(standby.open(host, server))
+    assert standby.files() == [NAME]
 
 
-def test_names_that_differ_have_folders_that_differ() -> None:
-    own = data_directory.DataDirectory(
+def test_folder_names_unique() -> None:
+    cluster = data_directory.DataDirectory(
         path="/data",
         major_version=15,
         system_identifier=OURS,
@@ -151,82 +151,82 @@ def test_names_that_differ_have_folders_that_differ() -> None:
         segment_size=DEFAULT_SIZE,
     )
     pairs = [("a", "b"), ("a:b", ""), ("", "a:b"), ("a%3a", "b"), ("a:", "b"), ("a", ":b")]
-    assert len({spool.folder_name(own, host, server) for host, server in pairs}) == len(pairs)
+    assert len({spool.folder_name(cluster, host, server) for host, server in pairs}) == len(pairs)
 
 
-def test_a_link_is_refused(place: Place, tmp_path: Path) -> None:
+def test_link_refused(standby: Standby, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    place.root.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SpoolRefused, match=str(place.root)):
-        place.open()
+    standby.root.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SpoolRefused, match=str(standby.root)):
+        standby.open()
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_link_deeper_down_is_refused(place: Place, tmp_path: Path, depth: int) -> None:
-    place.open()
-    folder = [place.root, *sorted(path for path in place.root.rglob("*") if path.is_dir())][depth]
+def test_link_deeper_down_refused(standby: Standby, tmp_path: Path, depth: int) -> None:
+    standby.open()
+    folder = [standby.root, *sorted(path for path in standby.root.rglob("*") if path.is_dir())][depth]
     folder.rename(tmp_path / "moved")
     folder.symlink_to(tmp_path / "moved")
     with pytest.raises(SpoolRefused):
-        place.open()
+        standby.open()
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770, 0o1777])
-def test_a_folder_that_is_open_to_others_is_refused(place: Place, mode: int) -> None:
-    place.root.mkdir()
-    place.root.chmod(mode)
+def test_folder_open_to_others(standby: Standby, mode: int) -> None:
+    standby.root.mkdir()
+    standby.root.chmod(mode)
     with pytest.raises(SpoolRefused, match=f"mode {mode:o}"):
-        place.open()
+        standby.open()
 
 
-def test_a_folder_of_somebody_else_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.root.mkdir(mode=0o700)
+def test_folder_of_another_user(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
+    standby.root.mkdir(mode=0o700)
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(SpoolRefused, match=f"user {owner}"):
-        place.open()
+        standby.open()
 
 
-def test_a_file_in_its_place_is_refused(place: Place) -> None:
-    place.root.touch()
+def test_file_in_place_of_folder(standby: Standby) -> None:
+    standby.root.touch()
     with pytest.raises(SpoolRefused, match="Not a directory"):
-        place.open()
+        standby.open()
 
 
-def test_a_planted_link_is_not_written_through(place: Place, tmp_path: Path) -> None:
-    ours = place.open()
-    (folder,) = place.root.glob("*/*")
+def test_planted_link(standby: Standby, tmp_path: Path) -> None:
+    ours = standby.open()
+    (folder,) = standby.root.glob("*/*")
     (folder / f"{NAME}.unfinished").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError):
         ours.create(NAME)
     assert not (tmp_path / "victim").exists()
 
 
-def test_a_reboot_makes_it_void(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reboot(standby: Standby, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boot_id = tmp_path / "boot_id"
     monkeypatch.setattr(spool, "BOOT_ID", str(boot_id))
     boot_id.write_text("first-boot\n")
-    put(place.open())
-    assert place.open().names() == [NAME]
+    add(standby.open())
+    assert standby.open().names() == [NAME]
     boot_id.write_text("second-boot\n")
-    after = place.open()
+    after = standby.open()
     assert after.names() == []
-    assert not after.deliver(NAME, str(place.destination))
-    assert place.files() == []
+    assert not after.deliver(NAME, str(standby.destination))
+    assert standby.files() == []
 
 
-def test_only_one_at_a_time_fills_it(place: Place) -> None:
-    first, second = place.open(), place.open()
+def test_lock(standby: Standby) -> None:
+    first, second = standby.open(), standby.open()
     assert first.lock()
     assert not second.lock()
 
 
-def test_who_fills_it_sweeps_what_a_killed_one_left(place: Place) -> None:
-    ours = place.open()
-    put(ours)
+def test_sweep(standby: Standby) -> None:
+    ours = standby.open()
+    add(ours)
     ours.create(NEXT).close()
-    assert place.open().lock()
-    assert place.files() == [NAME]
+    assert standby.open().lock()
+    assert standby.files() == [NAME]
 
 
 @pytest.mark.parametrize(
@@ -241,22 +241,22 @@ def test_who_fills_it_sweeps_what_a_killed_one_left(place: Place) -> None:
         (3, 1000, 0),
     ],
 )
-def test_the_filesystem_keeps_four_segments_and_five_percent(free: int, total: int, segments: int) -> None:
+def test_free_segments(free: int, total: int, segments: int) -> None:
     assert spool.free_segments(free * DEFAULT_SIZE, total * DEFAULT_SIZE, DEFAULT_SIZE) == segments
 
 
-def test_room_is_that_of_its_own_filesystem(place: Place) -> None:
-    status = os.statvfs(place.data)
-    roomy = place.open().free_segments(DEFAULT_SIZE)
+def test_free_segments_of_own_filesystem(standby: Standby) -> None:
+    status = os.statvfs(standby.data)
+    free = standby.open().free_segments(DEFAULT_SIZE)
     expected = spool.free_segments(status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, DEFAULT_SIZE)
-    assert abs(roomy - expected) <= 4  # others write to it as well
+    assert abs(free - expected) <= 4  # others write to it as well
 
 
-def test_an_outage_is_remembered_until_it_ends(place: Place) -> None:
-    ours = place.open()
+def test_outage(standby: Standby) -> None:
+    ours = standby.open()
     assert ours.outage_age() is None
     ours.record_outage()
-    age = place.open().outage_age()
+    age = standby.open().outage_age()
     assert age is not None
     assert 0 <= age < 5
     ours.clear_outage()

@@ -8,7 +8,7 @@ from walbasin.local.whole_file import SUFFIX, whole_file
 CONTENT = b"as if it were WAL"
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_file_appears_whole(tmp_path: Path) -> None:
     destination = tmp_path / "RECOVERYXLOG"
     with whole_file(str(destination)) as file:
         file.write(CONTENT)
@@ -24,16 +24,14 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, Interrupted])
-def test_nothing_is_left_when_it_does_not_become_whole(tmp_path: Path, error: type[BaseException]) -> None:
+def test_nothing_left_after_error(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), whole_file(str(tmp_path / "RECOVERYXLOG")) as file:
         file.write(CONTENT)
         raise error
     assert os.listdir(tmp_path) == []
 
 
-def test_a_relative_destination_is_relative_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pg_wal").mkdir()
     monkeypatch.chdir(tmp_path)
     with whole_file("pg_wal/RECOVERYXLOG") as file:
@@ -41,12 +39,12 @@ def test_a_relative_destination_is_relative_to_the_working_directory(
     assert (tmp_path / "pg_wal" / "RECOVERYXLOG").read_bytes() == CONTENT
 
 
-def test_a_folder_that_is_not_there_is_an_error_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(str(tmp_path / "gone" / "RECOVERYXLOG")):
         pytest.fail("there was nothing to write to")
 
 
-def test_what_a_killed_call_left_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
+def test_sweep(tmp_path: Path) -> None:
     dead = tmp_path / f"RECOVERYXLOG.1{SUFFIX}"
     living = tmp_path / f"RECOVERYXLOG.2{SUFFIX}"
     other = tmp_path / f"RECOVERYHISTORY.3{SUFFIX}"

@@ -1,4 +1,4 @@
-"""Drive the prefetcher with a source that the test holds in its hands."""
+"""Drive the prefetcher with a source that the test controls."""
 
 import gzip
 import os
@@ -38,7 +38,7 @@ def name(number: int, timeline: int = 1) -> str:
 
 
 class FakeSource:
-    """Be a source that does nothing by itself."""
+    """Collect requests, and reply when the test says so."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, FetchHandler] = {}
@@ -87,7 +87,7 @@ class FakeSource:
 
 
 class Bench:
-    """Be a prefetcher with its spool, its source and what it has told."""
+    """Hold a prefetcher with its spool, its source and its results."""
 
     def __init__(self, folder: Path, loop: EventLoop) -> None:
         cluster = data_directory.read(str(build_data_directory(folder / "main")))
@@ -104,12 +104,12 @@ class Bench:
         self.prefetcher.request(name, lambda result: self.results.update({name: result}))
 
     def take(self, name: str) -> None:
-        """Take a segment as PostgreSQL does, and tell as the FIFO does."""
+        """Take a segment as PostgreSQL does, and notify as the FIFO does."""
         self.spool.remove([name])
         self.prefetcher.pump()
 
     def fill(self) -> None:
-        """Have the first segment replayed and the window full behind it."""
+        """Request the first segment, and fill the window behind it."""
         self.request(name(1))
         while self.source.handlers:
             self.source.bring(next(iter(self.source.handlers)))

@@ -21,7 +21,7 @@ KINDS = (b"D", b".", b"A", b"E")
 
 
 class Handler:
-    """Ask for a file, and note what comes."""
+    """Request a file, and record what comes."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.name = f"{number:024X}"
@@ -45,8 +45,8 @@ class Handler:
         return self.file.read()
 
 
-def whole_answers(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return (last kind, content) of each whole answer, up to the first nonsense."""
+def whole_replies(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return (last kind, content) of each whole reply before the first bad frame."""
     _, greeting, data = data.partition(b"barman-wal-gate 1 ready\n")
     found = []
     content = b""
@@ -65,10 +65,10 @@ def whole_answers(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def said() -> Iterator[Path]:
-    """Yield the file of what the host says, in place of ssh."""
+def host_output() -> Iterator[Path]:
+    """Yield a file whose content comes from the host, in place of ssh's output."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        file = Path(folder) / "said"
+        file = Path(folder) / "host_output"
         patch.setattr(ssh, "ssh_command", lambda *_, **__: ["cat", str(file)])
         yield file
 
@@ -93,13 +93,11 @@ openings = st.sampled_from(
     frames=st.lists(st.one_of(good_frames, good_frames, good_frames, bad_frames), max_size=12),
     count=st.integers(0, 5),
 )
-def test_whatever_the_host_says_each_request_is_answered_once_and_never_with_something_else(
-    said: Path, beginning: bytes, frames: list[bytes], count: int
-) -> None:
+def test_arbitrary_replies(host_output: Path, beginning: bytes, frames: list[bytes], count: int) -> None:
     data = beginning + b"".join(frames)
-    said.write_bytes(data)
+    host_output.write_bytes(data)
     lost: list[Exception] = []
-    requests = [Handler(number, said.parent) for number in range(count)]
+    requests = [Handler(number, host_output.parent) for number in range(count)]
     with EventLoop() as loop:
         connection = GateConnection(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))
         loop.add(connection)
@@ -107,23 +105,23 @@ def test_whatever_the_host_says_each_request_is_answered_once_and_never_with_som
             connection.request(request)
         loop.run_until(lambda: False)
     assert len(lost) == 1
-    answers = whole_answers(data)[:count]
-    for request, (kind, content) in zip(requests, answers, strict=False):
+    replies = whole_replies(data)[:count]
+    for request, (kind, content) in zip(requests, replies, strict=False):
         (error,) = request.ends
         if kind == protocol.END:
             assert error is None
             assert compression.detect_compression(content) or request.content() == content
         else:
             assert isinstance(error, NotInArchive if kind == protocol.ABSENT else FetchError)
-    for request in requests[len(answers) :]:
+    for request in requests[len(replies) :]:
         (error,) = request.ends
         assert isinstance(error, FetchError)
     for request in requests:
         request.file.close()
 
 
-def test_what_the_host_says_without_end_is_cut_off(said: Path) -> None:
-    said.write_bytes(bytes(8 * gate_connection.LONGEST_BANNER))
+def test_endless_banner(host_output: Path) -> None:
+    host_output.write_bytes(bytes(8 * gate_connection.LONGEST_BANNER))
     lost: list[Exception] = []
     with EventLoop() as loop:
         connection = GateConnection(Remote("barman"), OPENING, lambda _, cause: lost.append(cause))

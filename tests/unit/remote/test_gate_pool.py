@@ -13,7 +13,7 @@ ALONE = 0.45
         ("two do not slow down each other", 2, 8, SegmentTiming(0.46, 2, ALONE, 0.05), 16 * MIB, 4),
         ("and so on", 4, 8, SegmentTiming(0.5, 4, ALONE, 0.05), 16 * MIB, 8),
         ("no more than there may be", 4, 6, SegmentTiming(0.5, 4, ALONE, 0.05), 16 * MIB, 6),
-        ("they share what there is", 2, 8, SegmentTiming(0.9, 2, ALONE, 0.05), 16 * MIB, 2),
+        ("they share the bandwidth", 2, 8, SegmentTiming(0.9, 2, ALONE, 0.05), 16 * MIB, 2),
         ("the second is not at work yet", 2, 8, SegmentTiming(ALONE, 1, ALONE, 0.05), 16 * MIB, 2),
         ("loopback", 1, 8, SegmentTiming(0.03, 1, 0.03, 0.001), 16 * MIB, 1),
         ("a slow link that is near", 1, 8, SegmentTiming(1.3, 1, 1.3, 0.02), 16 * MIB, 1),
@@ -22,9 +22,7 @@ ALONE = 0.45
         ("large segments at 10 ms", 1, 8, SegmentTiming(0.5, 1, 0.5, 0.01), 64 * MIB, 2),
     ],
 )
-def test_connections_are_added_where_round_trips_hold_one_back(
-    what: str, now: int, most: int, timing: SegmentTiming, size: int, expected: int
-) -> None:
+def test_tune_connections(what: str, now: int, most: int, timing: SegmentTiming, size: int, expected: int) -> None:
     assert tune_connections(now, most, timing, size) == expected, what
 
 
@@ -40,5 +38,5 @@ def test_connections_are_added_where_round_trips_hold_one_back(
         ("no slower than the slowest of the others", Progress(0, 60, 1e6, [2e6, 9e9]), False),
     ],
 )
-def test_what_a_connection_does_not_bring_others_fetch(what: str, progress: Progress, expected: bool) -> None:
+def test_stalled_connection(what: str, progress: Progress, expected: bool) -> None:
     assert is_stalled(progress) == expected, what

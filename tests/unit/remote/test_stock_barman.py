@@ -11,14 +11,14 @@ from walbasin.wal.segment import InvalidWal
 NAME = "0000000100000002000000A3"
 
 
-def test_a_segment_is_read_where_barman_keeps_it() -> None:
+def test_read_command() -> None:
     assert stock_barman.ReadSegment("/var/lib/barman/angus/wals", NAME).command_line() == (
         f"cat -- /var/lib/barman/angus/wals/0000000100000002/{NAME}"
     )
 
 
 @pytest.mark.parametrize("folder", ["/it's/here", "/a b", "/$(reboot)", "/a;b"])
-def test_a_folder_is_one_word_whatever_it_is_called(folder: str) -> None:
+def test_folder_quoted(folder: str) -> None:
     assert shlex.split(stock_barman.ReadSegment(folder, NAME).command_line())[2:] == [f"{folder}/{NAME[:16]}/{NAME}"]
     assert f"show-servers {shlex.quote(folder)} " in stock_barman.WalsDirectoryQuery(folder).command_line()
 
@@ -34,7 +34,7 @@ def test_a_folder_is_one_word_whatever_it_is_called(folder: str) -> None:
         (b"\twals_directory: /a\x1b[2J\n", ""),
     ],
 )
-def test_what_barman_says_is_a_path_or_nothing(output: bytes, folder: str) -> None:
+def test_wals_directory(output: bytes, folder: str) -> None:
     assert stock_barman.parse_wals_directory(output) == folder
 
 
@@ -51,7 +51,7 @@ def test_what_barman_says_is_a_path_or_nothing(output: bytes, folder: str) -> No
         (False, ConnectionLost("the gate that there is not"), True),
     ],
 )
-def test_what_was_read_in_vain_barman_is_asked_for(was_read: bool, error: Exception, expected: bool) -> None:
+def test_another_way(was_read: bool, error: Exception, expected: bool) -> None:
     host = stock_barman.StockBarman(
         Archive(Remote("barman"), Request("angus", ""), None), 8, EventLoop(), lambda cause: None
     )

@@ -30,64 +30,62 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def arrived(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
-    """What an arrival made of a whole file that came in these pieces."""
-    with (folder / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as arrival:
+def write_incoming(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
+    """Write a whole file in chunks, and return the IncomingFile and its content."""
+    with (folder / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
         for chunk in chunks:
-            arrival.write(chunk)
-        arrival.finish()
+            incoming.write(chunk)
+        incoming.finish()
         file.seek(0)
-        return arrival, file.read()
+        return incoming, file.read()
 
 
-def received(*chunks: bytes) -> tuple[DecompressingWriter, bytes]:
-    """What a sink made of a whole file that came in these pieces."""
+def decompress(*chunks: bytes) -> tuple[DecompressingWriter, bytes]:
+    """Write a whole file in chunks, and return the writer and the content."""
     file = io.BytesIO()
-    sink = DecompressingWriter(file)
+    writer = DecompressingWriter(file)
     for chunk in chunks:
-        sink.write(chunk)
-    sink.finish()
-    return sink, file.getvalue()
+        writer.write(chunk)
+    writer.finish()
+    return writer, file.getvalue()
 
 
 @pytest.mark.parametrize("form", COMPRESS)
 @pytest.mark.parametrize("content", [WAL, HISTORY], ids=["segment", "history"])
-def test_a_file_arrives_whole_in_whatever_form_it_is_stored(form: str, content: bytes) -> None:
-    sink, written = received(COMPRESS[form](content))
+def test_decompression(form: str, content: bytes) -> None:
+    writer, written = decompress(COMPRESS[form](content))
     assert written == content
-    assert (sink.length, sink.header) == (len(content), content[: segment.LONG_HEADER.size])
+    assert (writer.length, writer.header) == (len(content), content[: segment.LONG_HEADER.size])
 
 
 @pytest.mark.parametrize("form", COMPRESS)
 @given(cuts=st.lists(st.integers(0, 300), max_size=8).map(sorted))
-def test_it_does_not_matter_in_which_pieces_it_comes(form: str, cuts: list[int]) -> None:
+def test_arbitrary_chunks(form: str, cuts: list[int]) -> None:
     stored = COMPRESS[form](WAL[:200])
-    pieces = [stored[start:end] for start, end in itertools.pairwise([0, *cuts, None])]
-    sink, written = received(*filter(None, pieces))
+    chunks = [stored[start:end] for start, end in itertools.pairwise([0, *cuts, None])]
+    writer, written = decompress(*filter(None, chunks))
     assert written == WAL[:200]
-    assert sink.header == WAL[: segment.LONG_HEADER.size]
+    assert writer.header == WAL[: segment.LONG_HEADER.size]
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
-def test_what_is_compressed_a_thousand_times_does_not_fill_the_memory(form: str, tmp_path: Path) -> None:
+def test_memory_limit(form: str, tmp_path: Path) -> None:
     stored = COMPRESS[form](bytes(64 * MIB))
     with (tmp_path / "file").open("wb") as file:
-        sink = DecompressingWriter(file)
+        writer = DecompressingWriter(file)
         tracemalloc.start()
         try:
-            sink.write(stored)
-            sink.finish()
+            writer.write(stored)
+            writer.finish()
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert (tmp_path / "file").stat().st_size == sink.length == 64 * MIB
+    assert (tmp_path / "file").stat().st_size == writer.length == 64 * MIB
     assert peak < 16 * MIB
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz", "zstd", "lz4"])
-def test_what_is_longer_than_any_segment_does_not_fill_the_disk(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_limit(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if form in COMPRESS:
         stored = COMPRESS[form](bytes(8 * MIB))
     elif not shutil.which(form):
@@ -96,43 +94,43 @@ def test_what_is_longer_than_any_segment_does_not_fill_the_disk(
         stored = subprocess.run([form, "-1", "-c"], input=bytes(8 * MIB), stdout=subprocess.PIPE, check=True).stdout
     monkeypatch.setattr(segment, "LARGEST", MIB)
     with (tmp_path / "file").open("wb") as file:
-        sink = DecompressingWriter(file)
+        writer = DecompressingWriter(file)
         with pytest.raises(segment.InvalidWal):
-            sink.write(stored)
-            sink.finish()
-        sink.close()
+            writer.write(stored)
+            writer.finish()
+        writer.close()
     assert (tmp_path / "file").stat().st_size <= MIB
 
 
 @pytest.mark.parametrize("content", [b"", b"1", b"1\t0/100"])
-def test_a_file_shorter_than_any_magic_passes(content: bytes) -> None:
-    assert received(content)[1] == content
+def test_file_shorter_than_magic(content: bytes) -> None:
+    assert decompress(content)[1] == content
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_compressed_file_that_ends_too_early_is_refused(form: str, share: float) -> None:
+def test_truncated_compressed_file(form: str, share: float) -> None:
     stored = COMPRESS[form](WAL[:4096])
     end = max(8, int(len(stored) * share))
     with pytest.raises(segment.InvalidWal):
-        received(stored[:end])
+        decompress(stored[:end])
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
 @pytest.mark.parametrize("is_apart", [False, True], ids=["with the last bytes", "on its own"])
-def test_more_behind_the_end_of_a_compressed_file_is_refused(form: str, is_apart: bool) -> None:
+def test_bytes_behind_compressed_file(form: str, is_apart: bool) -> None:
     stored = COMPRESS[form](WAL)
     with pytest.raises(segment.InvalidWal):
-        received(*((stored, b"more") if is_apart else (stored + b"more",)))
+        decompress(*((stored, b"more") if is_apart else (stored + b"more",)))
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
-def test_a_damaged_compressed_file_is_refused(form: str) -> None:
+def test_damaged_compressed_file(form: str) -> None:
     stored = bytearray(COMPRESS[form](WAL))
-    for place in range(len(stored) // 2, len(stored) // 2 + 16):
-        stored[place] ^= 0xFF
+    for position in range(len(stored) // 2, len(stored) // 2 + 16):
+        stored[position] ^= 0xFF
     with pytest.raises(segment.InvalidWal, match="damaged"):
-        received(bytes(stored))
+        decompress(bytes(stored))
 
 
 @pytest.mark.parametrize(
@@ -144,73 +142,71 @@ def test_a_damaged_compressed_file_is_refused(form: str) -> None:
         (b"-----BEGIN PGP MESSAGE-----\n", "GPG"),
     ],
 )
-def test_a_form_that_cannot_be_undone_is_named(start: bytes, kind: str) -> None:
+def test_unsupported_compression(start: bytes, kind: str) -> None:
     with pytest.raises(UnsupportedCompression, match=kind):
-        received(start + bytes(1000))
+        decompress(start + bytes(1000))
 
 
 @pytest.mark.parametrize("program", ["zstd", "lz4"])
-def test_what_is_stored_as_zstd_or_lz4_is_undone_by_their_programs(
-    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zstd_and_lz4(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     stored = subprocess.run([program, "-c"], input=WAL, stdout=subprocess.PIPE, check=True).stdout
     with (tmp_path / "whole").open("w+b") as file:
-        sink = DecompressingWriter(file)
-        sink.write(stored[:1000])
-        sink.write(stored[1000:])
-        sink.finish()
-        assert (sink.length, sink.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
+        writer = DecompressingWriter(file)
+        writer.write(stored[:1000])
+        writer.write(stored[1000:])
+        writer.finish()
+        assert (writer.length, writer.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
     assert (tmp_path / "whole").read_bytes() == WAL
     with (tmp_path / "short").open("w+b") as file:
-        sink = DecompressingWriter(file)
-        sink.write(stored[:-5])
+        writer = DecompressingWriter(file)
+        writer.write(stored[:-5])
         with pytest.raises(segment.InvalidWal, match="ends too early"):
-            sink.finish()
+            writer.finish()
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UnsupportedCompression, match=program):
-        received(stored)
+        decompress(stored)
 
 
-def test_nothing_longer_than_the_largest_segment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "LARGEST", MIB)
     with pytest.raises(segment.InvalidWal, match="longer than any"):
-        received(gzip.compress(bytes(2 * MIB)))
+        decompress(gzip.compress(bytes(2 * MIB)))
 
 
 @pytest.mark.parametrize("form", COMPRESS)
 @pytest.mark.parametrize("first", [1, 5, 8, 100])
-def test_what_arrives_is_undone_at_its_end(tmp_path: Path, form: str, first: int) -> None:
+def test_incoming_file(tmp_path: Path, form: str, first: int) -> None:
     stored = COMPRESS[form](WAL)
-    arrival, written = arrived(tmp_path, stored[:first], stored[first:])
+    incoming, written = write_incoming(tmp_path, stored[:first], stored[first:])
     assert written == WAL
-    assert (arrival.length, arrival.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
-    assert arrival.is_compressed == (form != "plain")
+    assert (incoming.length, incoming.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
+    assert incoming.is_compressed == (form != "plain")
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip"])
-def test_what_is_spliced_goes_behind_what_was_written(tmp_path: Path, form: str) -> None:
+def test_splice(tmp_path: Path, form: str) -> None:
     stored = COMPRESS[form](WAL[:4000])
-    reader, writer = os.pipe()
-    os.write(writer, stored[50:])
-    os.close(writer)
-    with (tmp_path / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as arrival:
-        assert arrival.splice(reader, 10) is None, "as long as it is not known what it is"
-        arrival.write(stored[:50])
-        while arrival.splice(reader, 100):
+    pipe, write_end = os.pipe()
+    os.write(write_end, stored[50:])
+    os.close(write_end)
+    with (tmp_path / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
+        assert incoming.splice(pipe, 10) is None, "the compression is not known yet"
+        incoming.write(stored[:50])
+        while incoming.splice(pipe, 100):
             pass
-        arrival.finish()
+        incoming.finish()
         assert (tmp_path / "file").read_bytes() == WAL[:4000]
-    os.close(reader)
+    os.close(pipe)
 
 
-def test_what_arrives_damaged_is_refused(tmp_path: Path) -> None:
+def test_truncated_incoming_file(tmp_path: Path) -> None:
     with pytest.raises(segment.InvalidWal):
-        arrived(tmp_path, gzip.compress(WAL)[:-20])
+        write_incoming(tmp_path, gzip.compress(WAL)[:-20])
 
 
-def test_no_more_arrives_than_the_largest_segment_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_incoming_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("walbasin.wal.compression.LONGEST", 1000)
     with pytest.raises(segment.InvalidWal):
-        arrived(tmp_path, *[bytes(300)] * 4)
+        write_incoming(tmp_path, *[bytes(300)] * 4)

@@ -9,9 +9,9 @@ from walbasin.wal.getwal import Refused, Request
 SEGMENT = "000000010000000000000001"
 
 
-# What the barman-wal-restore of Barman 1.6.1 to 3.19.1 sends, as sshd hands it on.
+# The remote commands of barman-wal-restore of Barman 1.6.1 to 3.19.1.
 @pytest.mark.parametrize(
-    ("line", "request_"),
+    ("remote_command", "request_"),
     [
         ("barman get-wal --test 'angus' 'dummy_wal_name'", Request("angus", "dummy_wal_name", test=True)),
         (f"barman get-wal 'angus' '{SEGMENT}'", Request("angus", SEGMENT)),
@@ -34,12 +34,12 @@ SEGMENT = "000000010000000000000001"
         ("barman get-wal angus 00000002.history", Request("angus", "00000002.history")),
     ],
 )
-def test_the_line_of_a_released_client_is_read(line: str, request_: Request) -> None:
-    assert getwal.parse(line) == request_
+def test_released_client_commands(remote_command: str, request_: Request) -> None:
+    assert getwal.parse(remote_command) == request_
 
 
 @pytest.mark.parametrize(
-    "line",
+    "remote_command",
     [
         "",
         " ",
@@ -55,7 +55,7 @@ def test_the_line_of_a_released_client_is_read(line: str, request_: Request) -> 
         f"barman -c /etc/b2.conf get-wal angus {SEGMENT}",
         f"/usr/bin/barman get-wal angus {SEGMENT}",
         f"barman2 get-wal angus {SEGMENT}",
-        # a shell's business
+        # for a shell
         "sh -i",
         "bash -c 'barman get-wal angus'",
         f"barman get-wal angus {SEGMENT}; id",
@@ -107,9 +107,9 @@ def test_the_line_of_a_released_client_is_read(line: str, request_: Request) -> 
         f"barman get-wal --test angus {SEGMENT}" + " " * 5000,
     ],
 )
-def test_every_other_line_is_refused(line: str) -> None:
+def test_refused_commands(remote_command: str) -> None:
     with pytest.raises(Refused):
-        getwal.parse(line)
+        getwal.parse(remote_command)
 
 
 requests = st.builds(
@@ -128,19 +128,19 @@ requests = st.builds(
 
 
 @given(requests)
-def test_what_the_fetcher_sends_is_what_the_gate_reads(request_: Request) -> None:
+def test_round_trip(request_: Request) -> None:
     assert getwal.parse(request_.command_line()) == request_
 
 
 @given(requests)
-def test_a_shell_at_the_other_end_reads_the_same_words(request_: Request) -> None:
+def test_shell_words(request_: Request) -> None:
     assert shlex.split(request_.command_line()) == ["barman", *getwal.arguments(request_)]
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(line: str) -> None:
+def test_arbitrary_text(remote_command: str) -> None:
     try:
-        request_ = getwal.parse(line)
+        request_ = getwal.parse(remote_command)
     except Refused:
         return
     assert getwal.parse(request_.command_line()) == request_

@@ -8,7 +8,7 @@ WORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), mi
 
 
 @given(WORD.filter(lambda text: not text.startswith("-")), st.sampled_from(["", "gzip", "bzip2"]), WORD)
-def test_an_opening_line_says_what_was_meant(server: str, compression: str, config: str) -> None:
+def test_opening_round_trip(server: str, compression: str, config: str) -> None:
     opening = Opening(server, ("gzip", "zstd"), compression, config)
     assert protocol.is_opening_line(protocol.opening_line(opening))
     assert protocol.parse_opening(protocol.opening_line(opening)) == opening
@@ -26,19 +26,19 @@ def test_an_opening_line_says_what_was_meant(server: str, compression: str, conf
         ("barman-wal-gate 1 angus\ngzip '' ''", "characters"),
     ],
 )
-def test_what_is_no_opening_line_is_refused(line: str, reason: str) -> None:
+def test_refused_openings(line: str, reason: str) -> None:
     with pytest.raises(getwal.Refused, match=reason):
         protocol.parse_opening(line)
 
 
 @pytest.mark.parametrize("name", ["000000010000000000000001", "00000002.history"])
-def test_a_request_names_a_file(name: str) -> None:
+def test_request(name: str) -> None:
     assert protocol.parse_request(protocol.request_line(name).rstrip(b"\n")) == name
 
 
 @pytest.mark.parametrize(
     "line", [b"", b"../../etc/passwd", b"000000010000000000000001.partial", b"\xff\x00", b"pg_hba"]
 )
-def test_a_request_names_nothing_else(line: bytes) -> None:
+def test_refused_requests(line: bytes) -> None:
     with pytest.raises(getwal.Refused, match="no name of a WAL"):
         protocol.parse_request(line)

@@ -31,13 +31,13 @@ SIZES = [1 << exponent for exponent in range(20, 31)]
         ("RECOVERYXLOG", False, False),
     ],
 )
-def test_names_are_told_by_postgresqls_grammar(name: str, is_segment_name: bool, is_history_name: bool) -> None:
+def test_name_grammar(name: str, is_segment_name: bool, is_history_name: bool) -> None:
     assert (segment.is_segment_name(name), segment.is_history_name(name)) == (is_segment_name, is_history_name)
 
 
 @pytest.mark.parametrize(
     ("name", "size", "lsn"),
-    [  # as pg_walfile_name() gives them
+    [  # as pg_walfile_name() returns them
         ("000000010000000000000001", 16 * MIB, 0x0_0100_0000),
         ("0000000100000000000000FF", 16 * MIB, 0x0_FF00_0000),
         ("000000010000000100000000", 16 * MIB, 0x1_0000_0000),
@@ -48,7 +48,7 @@ def test_names_are_told_by_postgresqls_grammar(name: str, is_segment_name: bool,
         ("000000010000000100000001", 1024 * MIB, 0x1_4000_0000),
     ],
 )
-def test_a_name_stands_for_a_place_in_the_wal(name: str, size: int, lsn: int) -> None:
+def test_segment_number(name: str, size: int, lsn: int) -> None:
     assert segment.segment_number(name, size) == lsn // size
     assert segment.segment_name(segment.timeline(name), lsn // size, size) == name
 
@@ -64,12 +64,12 @@ def test_a_name_stands_for_a_place_in_the_wal(name: str, size: int, lsn: int) ->
         ("00000003000000090000003F", 64 * MIB, "000000030000000A00000000"),
     ],
 )
-def test_a_log_is_followed_by_the_next_one(name: str, size: int, following: str) -> None:
+def test_next_segment_number(name: str, size: int, following: str) -> None:
     assert segment.segment_name(segment.timeline(name), segment.segment_number(name, size) + 1, size) == following
 
 
 @given(timeline=st.integers(1, 2**32 - 1), lsn=st.integers(0, 2**64 - 1), size=st.sampled_from(SIZES))
-def test_names_and_positions_are_the_same_thing(timeline: int, lsn: int, size: int) -> None:
+def test_name_round_trip(timeline: int, lsn: int, size: int) -> None:
     name = segment.segment_name(timeline, lsn // size, size)
     assert segment.is_segment_name(name)
     assert (segment.timeline(name), segment.segment_number(name, size)) == (timeline, lsn // size)
@@ -79,35 +79,40 @@ NAME = "000000030000000200000005"
 
 
 def at_name(size: int) -> int:
+    """Return the address of the segment NAME."""
     return (2 << 32) + 5 * size
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size <= 512 * MIB])
-def test_a_right_segment_of_any_size_is_accepted(size: int) -> None:
+def test_segment_sizes(size: int) -> None:
     good = build_header(3, at_name(size), size=size)
     assert segment.verify_segment(NAME, good, size, OURS) == size
 
 
 @pytest.mark.parametrize("version", MAGIC)
-def test_segments_of_every_version_are_accepted(version: int) -> None:
+def test_versions(version: int) -> None:
     good = build_header(3, at_name(MIB), size=MIB, magic=MAGIC[version])
     assert segment.verify_segment(NAME, good, MIB, OURS) == MIB
 
 
 @pytest.mark.parametrize("timeline", [1, 2, 3])
-def test_the_first_segment_of_a_timeline_begins_with_a_page_of_its_parent(timeline: int) -> None:
+def test_first_page_of_parent_timeline(timeline: int) -> None:
     assert segment.verify_segment(NAME, build_header(timeline, at_name(MIB), size=MIB), MIB, OURS)
 
 
-def test_a_segment_may_begin_in_the_middle_of_a_record() -> None:
+def test_continued_record() -> None:
     info = XLP_LONG_HEADER | XLP_FIRST_IS_CONTRECORD
     good = build_header(3, at_name(MIB), size=MIB, info=info, remaining=4711)
     assert segment.verify_segment(NAME, good, MIB, OURS)
 
 
 @pytest.mark.parametrize("size", [MIB, 16 * MIB, 512 * MIB])
-def test_a_flipped_bit_in_the_header_is_noticed(size: int) -> None:
-    """All but those of the version, of an older timeline, and of what nobody reads; PostgreSQL checks the first two."""
+def test_flipped_header_bit(size: int) -> None:
+    """Notice each flipped bit, with four exceptions.
+
+    They are bits of the version, of the flags, of an older timeline and of the padding.
+    PostgreSQL checks the version and the timeline.
+    """
     good = build_header(3, at_name(size), size=size)
     missed = set()
     for bit in range(8 * len(good)):
@@ -122,7 +127,7 @@ def test_a_flipped_bit_in_the_header_is_noticed(size: int) -> None:
     assert missed <= magic | info | timeline | padding
 
 
-def test_without_a_cluster_the_origin_is_not_checked() -> None:
+def test_origin_not_checked() -> None:
     assert segment.verify_segment(NAME, build_header(3, at_name(MIB), FOREIGN, MIB), MIB, None) == MIB
 
 
@@ -156,18 +161,18 @@ GOOD = build_header(3, at_name(16 * MIB))
         (build_header(3, at_name(16 * MIB), FOREIGN), 16 * MIB, "another cluster"),
     ],
 )
-def test_a_wrong_segment_is_refused_with_the_cause(start: bytes, length: int, cause: str) -> None:
+def test_wrong_segment(start: bytes, length: int, cause: str) -> None:
     with pytest.raises(segment.InvalidWal, match=cause):
         segment.verify_segment(NAME, start, length, OURS)
 
 
-def test_the_other_byte_order_is_not_taken_for_wal() -> None:
+def test_other_byte_order() -> None:
     swapped = GOOD[1::-1] + GOOD[2:]
     with pytest.raises(segment.InvalidWal):
         segment.verify_segment(NAME, swapped, 16 * MIB, OURS)
 
 
-def test_a_history_is_read_as_postgresql_writes_it() -> None:
+def test_history() -> None:
     text = (
         b"1\t0/5000148\tno recovery target specified\n"
         b"\n"
@@ -201,6 +206,6 @@ def test_a_history_is_read_as_postgresql_writes_it() -> None:
         b"#" * (segment.HISTORY_LIMIT + 1),
     ],
 )
-def test_what_is_no_history_is_refused(text: bytes) -> None:
+def test_wrong_history(text: bytes) -> None:
     with pytest.raises(segment.InvalidWal):
         segment.parse_history("00000004.history", text)

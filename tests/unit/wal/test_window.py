@@ -12,22 +12,22 @@ def names(*numbers: int, timeline: int = 1) -> list[str]:
     return [f"{timeline:08X}00000000{number:08X}" for number in numbers]
 
 
-def test_what_is_offered_is_fetched_nearest_first_up_to_the_window() -> None:
+def test_nearest_segments_first() -> None:
     assert window.offered_to_fetch(names(5)[0], names(5, 6, 7, 8, 9), [], jobs=4, free_segments=99) == names(6, 7, 8)
 
 
-def test_what_is_in_the_spool_is_not_fetched_twice() -> None:
+def test_segments_in_spool() -> None:
     assert window.offered_to_fetch(names(5)[0], names(5, 6, 7, 8), names(6, 8), jobs=4, free_segments=99) == names(7)
 
 
-def test_a_full_filesystem_narrows_the_window() -> None:
+def test_filesystem_full() -> None:
     offered = names(5, 6, 7, 8)
     assert window.offered_to_fetch(names(5)[0], offered, [], jobs=4, free_segments=1) == names(6)
     assert window.offered_to_fetch(names(5)[0], offered, [], jobs=4, free_segments=0) == []
     assert window.offered_to_fetch(names(5)[0], offered, [], jobs=4, free_segments=-3) == []
 
 
-def test_an_archive_that_offers_nothing_is_asked_for_nothing() -> None:
+def test_nothing_offered() -> None:
     assert window.offered_to_fetch(names(5)[0], [], [], jobs=8, free_segments=99) == []
 
 
@@ -37,17 +37,17 @@ def test_an_archive_that_offers_nothing_is_asked_for_nothing() -> None:
     jobs=st.integers(0, 64),
     free_segments=st.integers(-5, 64),
 )
-def test_the_window_keeps_its_limits(offered: list[int], spooled: list[int], jobs: int, free_segments: int) -> None:
+def test_window_limits(offered: list[int], spooled: list[int], jobs: int, free_segments: int) -> None:
     chosen = window.offered_to_fetch(names(5)[0], names(5, *offered), names(*spooled), jobs, free_segments)
     assert len(chosen) <= max(0, min(jobs - 1, free_segments))
     assert set(chosen) <= set(names(*offered)) - set(names(*spooled))
 
 
-def test_replay_wants_what_follows() -> None:
+def test_next_segments() -> None:
     assert window.next_segments(names(5)[0], 3, SIZE, {}) == names(6, 7, 8)
 
 
-def test_the_window_crosses_from_one_log_to_the_next() -> None:
+def test_next_segments_across_logs() -> None:
     last = "0000000100000000000000FE"
     assert window.next_segments(last, 2, SIZE, {}) == ["0000000100000000000000FF", "000000010000000100000000"]
 
@@ -55,27 +55,27 @@ def test_the_window_crosses_from_one_log_to_the_next() -> None:
 HISTORY = [(1, 7 * SIZE + 0x148), (2, 9 * SIZE + 0x28)]
 
 
-def test_a_timeline_begins_in_the_segment_of_its_switch() -> None:
+def test_timeline_starts() -> None:
     assert window.timeline_starts("00000003.history", HISTORY, SIZE) == {1: 0, 2: 7, 3: 9}
 
 
-def test_replay_crosses_to_the_next_timeline_in_the_segment_of_the_switch() -> None:
+def test_next_segments_across_timelines() -> None:
     starts = window.timeline_starts("00000003.history", HISTORY, SIZE)
     expected = [*names(6), *names(7, 8, timeline=2), *names(9, 10, timeline=3)]
     assert window.next_segments(names(5)[0], 5, SIZE, starts) == expected
     assert window.next_segments(names(9, timeline=3)[0], 1, SIZE, starts) == names(10, timeline=3)
 
 
-def test_a_timeline_that_is_no_part_of_the_history_goes_on_by_itself() -> None:
+def test_next_segments_of_unknown_timeline() -> None:
     assert window.next_segments(names(8, timeline=4)[0], 1, SIZE, {1: 0, 2: 7}) == names(9, timeline=4)
 
 
-def test_what_comes_before_a_segment_ends_with_the_first_of_all() -> None:
+def test_previous_segments() -> None:
     assert window.previous_segments(names(5)[0], 2, SIZE) == names(4, 3)
     assert window.previous_segments(names(3)[0], 9, SIZE) == names(2, 1)
 
 
-def test_as_many_are_asked_for_on_the_chance_as_the_archive_had_in_a_row() -> None:
+def test_lookahead_credit() -> None:
     wanted = names(6, 7, 8, 9)
     assert window.next_to_fetch(wanted, set(), [], {}, lookahead_credit=0) == []
     assert window.next_to_fetch(wanted, set(), [], {}, lookahead_credit=1) == names(6)
@@ -84,38 +84,40 @@ def test_as_many_are_asked_for_on_the_chance_as_the_archive_had_in_a_row() -> No
     assert window.next_to_fetch(wanted, set(), names(7), {names(6)[0]: True}, lookahead_credit=9) == names(8, 9)
 
 
-def test_nothing_is_asked_for_beyond_the_end_of_the_archive() -> None:
+def test_end_of_archive() -> None:
     assert window.next_to_fetch(names(6, 7, 8, 9), set(names(8)), [], {}, lookahead_credit=9) == names(6, 7)
 
 
-FAR = (1, 2, 4, 8, 16, 32, 64, 128)
+# How many segments behind the missing one the probes lie.
+DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def test_a_hole_is_looked_for_further_and_further_away_on_the_same_timeline() -> None:
-    (beyond,) = window.gap_probes("0000000200000000000000FF", SIZE, [])
-    assert [segment.segment_number(name, SIZE) - 0xFF for name in beyond] == list(FAR)
-    assert {segment.timeline(name) for name in beyond} == {2}
+def test_gap_probes() -> None:
+    (probes,) = window.gap_probes("0000000200000000000000FF", SIZE, [])
+    assert [segment.segment_number(name, SIZE) - 0xFF for name in probes] == list(DISTANCES)
+    assert {segment.timeline(name) for name in probes} == {2}
 
 
 @pytest.mark.parametrize(
-    ("missing", "histories", "begins"),
+    ("missing", "histories", "first_probes"),
     [
         # Timeline 2 begins in segment 7, timeline 3 in 9.
         (names(6), [{1: 0, 2: 7, 3: 9}], {1: 7, 2: 7, 3: 9}),
         (names(4), [{1: 0, 2: 7}, {1: 0, 2: 7, 3: 9}], {1: 5, 2: 7, 3: 9}),
-        # Segment 7 of timeline 2 has been asked for before that of its parent is.
+        # PostgreSQL has requested segment 7 of timeline 2 before that of its parent.
         (names(7), [{1: 0, 2: 7, 3: 9}], {1: 8, 3: 9}),
         (names(8, timeline=2), [{1: 0, 2: 7, 3: 9}], {2: 9, 3: 9}),
         (names(9, timeline=3), [{1: 0, 2: 7, 3: 9}], {3: 10}),
-        # Two that have branched off side by side, and one that is no child of ours.
+        # Two timelines branch off timeline 1, and timeline 3 is no child of timeline 2.
         (names(6), [{1: 0, 2: 7}, {1: 0, 3: 8}], {1: 7, 2: 7, 3: 8}),
         (names(6, timeline=2), [{1: 0, 3: 8}], {2: 7}),
     ],
 )
-def test_a_hole_before_a_switch_is_told_by_what_the_next_timeline_has(
-    missing: list[str], histories: list[dict[int, int]], begins: dict[int, int]
+def test_gap_probes_across_timelines(
+    missing: list[str], histories: list[dict[int, int]], first_probes: dict[int, int]
 ) -> None:
     found = window.gap_probes(missing[0], SIZE, histories)
     assert found == [
-        [segment.segment_name(each, first - 1 + step, SIZE) for step in FAR] for each, first in begins.items()
+        [segment.segment_name(each, first - 1 + step, SIZE) for step in DISTANCES]
+        for each, first in first_probes.items()
     ]
