@@ -1,4 +1,7 @@
-"""Write what is generated in README.md and docs/: `python -m tests.docs` writes the role's variables."""
+"""Write what is generated in README.md and docs/.
+
+`python -m tests.docs` writes the role's variables.
+"""
 
 import re
 import textwrap
@@ -33,7 +36,7 @@ def write_part(page: Path, name: str, part: str) -> None:
 
 
 def variables() -> str:
-    """Return a Markdown list of the role's variables, in the order of its argument specs."""
+    """Return a Markdown list of the role's variables, in the order of its specs."""
     specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     return "".join(_item(name, spec, defaults.get(name)) for name, spec in specs["main"]["options"].items())

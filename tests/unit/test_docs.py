@@ -1,4 +1,4 @@
-"""README.md and docs/ agree with the code, with each other, and with the rules of how they are written."""
+"""Prove that README.md and docs/ agree with the code and with each other."""
 
 import re
 import subprocess
