@@ -2,6 +2,7 @@
 
 import sys
 
+# What a standby does after any status but 0.
 ASKS_AGAIN = "PostgreSQL will ask again"
 
 

@@ -27,6 +27,7 @@ STEPS = (
     ("host key", re.compile(r"is known and matches the (\S+) host key")),
     ("key", re.compile(r"Authenticated to .* using \"(\w+)\"")),
 )
+# What the gate says to --test on stderr.
 GATE = re.compile(r"^barman-wal-gate (\S+) serves (.*)$", re.MULTILINE)
 # Segments that are tried. A standby's newest is not archived before the primary has
 # finished it, and archiving takes its time.

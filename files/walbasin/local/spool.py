@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+# Changes with each boot (random(4)).
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 # Ends the name of a file that is not verified yet.
 UNFINISHED = ".unfinished"

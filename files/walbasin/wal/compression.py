@@ -60,6 +60,7 @@ MAGICS = {
     b"\x84": "GPG",
     b"-----BEG": "GPG",
 }
+# Those of Python's standard library.
 DECOMPRESSORS: Dict[str, Callable[[], Any]] = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz}
 # Python's standard library has no zstd before 3.14, and no lz4 at all; the programs are
 # in every distribution.

@@ -11,6 +11,7 @@ from typing import NamedTuple, Tuple
 
 from walbasin.wal import getwal, segment
 
+# The first word of an opening line, and of the greeting.
 PROGRAM = "barman-wal-gate"
 PROTOCOL = "1"
 GREETING = f"{PROGRAM} {PROTOCOL} ready".encode()

@@ -7,6 +7,7 @@ src/backend/access/transam/timeline.c, the same from version 10 to 18.
 import struct
 from typing import List, Optional, Tuple
 
+# The digits of names; PostgreSQL writes capitals only.
 HEXADECIMAL = "0123456789ABCDEF"
 # Bytes.
 MIB = 1024 * 1024
