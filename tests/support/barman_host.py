@@ -200,10 +200,9 @@ class BarmanHost:
         configuration = self.folder / "sshd_config"
         (self.folder / "banner").write_text("Authorized use only.\n")
         configuration.write_text(SSHD.format(port=self.port, talkative=self.talkative_port, folder=self.folder))
-        log = (self.folder / "sshd.log").open("w")
-        self._sshd = start(
-            ["/usr/sbin/sshd", "-D", "-e", "-f", configuration], self.folder, as_postgres=False, stdout=log, stderr=log
-        )
+        command: list[str | Path] = ["/usr/sbin/sshd", "-D", "-e", "-f", configuration]
+        with (self.folder / "sshd.log").open("w") as log:
+            self._sshd = start(command, self.folder, as_postgres=False, stdout=log, stderr=log)
         wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
 
     def connections(self) -> set[int]:

@@ -1,7 +1,6 @@
 """Disturb the network between ssh and sshd: a TCP relay in a thread of this process."""
 
 import asyncio
-import contextlib
 import socket
 import struct
 import threading
@@ -117,10 +116,13 @@ class Network:
         replies = _Replies(self, far_reader, writer)
         self._open.add(writer)
         there, back = Link(0), Link(0)
-        with contextlib.suppress(asyncio.CancelledError):  # asyncio would report it
+        try:
             await asyncio.gather(
                 carry(reader, far_writer, there, self._delay), carry(replies, writer, back, self._delay)
             )
+        except asyncio.CancelledError:  # the end of the relay, which asyncio would report
+            for each in (writer, far_writer):
+                each.transport.abort()
         self._open.discard(writer)
 
     async def _end(self) -> None:

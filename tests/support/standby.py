@@ -69,7 +69,7 @@ class Standby:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            process.communicate()
         # The prefetch process ends when the cluster is gone.
         (self.data / "global" / "pg_control").unlink(missing_ok=True)
 
