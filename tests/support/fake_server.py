@@ -1,6 +1,5 @@
 """Have restore_command called as a PostgreSQL server calls it, without PostgreSQL."""
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -87,10 +86,7 @@ class FakeServer:
 
     def end(self) -> None:
         """Stop the server."""
-        assert self._postmaster.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._postmaster.stdin.close()
-        self._postmaster.wait(timeout=30)
+        self._postmaster.communicate(timeout=30)
 
     def _write(self, task: dict[str, Any]) -> None:
         assert self._postmaster.stdin is not None
