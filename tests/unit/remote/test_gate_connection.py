@@ -117,6 +117,7 @@ def test_arbitrary_replies(host_output: Path, beginning: bytes, frames: list[byt
         (error,) = request.ends
         assert isinstance(error, FetchError)
     for request in requests:
+        request.incoming.close()
         request.file.close()
 
 
