@@ -7,6 +7,7 @@ when what was delivered, or said, is not right, however fast it was.
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,6 +30,8 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.docs and chosen.contests:
         options.error("--docs needs all contests: name none")
+    if shutil.which("pgbackrest") is None:
+        options.error("pgbackrest is not installed: make bench installs it")
     # Told to stop, it ends what it started, as it does by itself.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="walbasin-bench-", ignore_cleanup_errors=True) as name:
