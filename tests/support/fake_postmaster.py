@@ -12,6 +12,7 @@ folder `delivered`.
 last time, once all of them have ended; how many of them outlived a call.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -57,13 +58,17 @@ def call(command: str, names: List[str], replay: float) -> Dict[str, Any]:
     seconds: List[float] = []
     statuses: List[int] = []
     for name in names:
+        # Remove what a failed call has left, as PostgreSQL does: Barman's own client
+        # leaves an empty file.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(DESTINATION)
         words = ["sh", "-c", command.replace("%f", name).replace("%p", DESTINATION)]
         started = time.monotonic()
         process = os.posix_spawn("/bin/sh", words, os.environ)
         _, status = os.waitpid(process, 0)
         seconds.append(time.monotonic() - started)
         statuses.append(os.waitstatus_to_exitcode(status))
-        if os.path.exists(DESTINATION):
+        if statuses[-1] == 0 and os.path.exists(DESTINATION):
             os.rename(DESTINATION, f"delivered/{name}")
         time.sleep(replay)
     return {"seconds": seconds, "statuses": statuses}
