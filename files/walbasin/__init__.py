@@ -1,6 +1,6 @@
-"""Hold what barman-wal-restore and barman-wal-gate are made of.
+"""Implement barman-wal-restore and barman-wal-gate.
 
-The folders say where code runs; they need Python 3.8 and OpenSSH, nothing else.
+Each folder says where its code runs. It needs Python 3.8 and OpenSSH, nothing else.
 """
 
 VERSION = "0.1.0"

@@ -180,7 +180,7 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
             )
     _fetch_directly(call, prefetch)
     if prefetch is not None and prefetch.errors:
-        log(f"{name}: delivered, but what comes after it was not pre-fetched: {prefetch.errors[0]}")
+        log(f"{name}: delivered, but what comes after it was not prefetched: {prefetch.errors[0]}")
 
 
 def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:

@@ -141,14 +141,14 @@ def prometheus(status: Status, _now: float) -> str:
     done, test = status.counters, status.test
     labels = f'barman="{_escaped(status.barman_host)}",server="{_escaped(status.server)}"'
     metrics: List[Tuple[str, str, str, object]] = [
-        ("restored_segments_total", "counter", "Segments handed over to PostgreSQL.", done.restored),
+        ("restored_segments_total", "counter", "Segments delivered to PostgreSQL.", done.restored),
         ("ready_segments_total", "counter", "Segments that were ready when PostgreSQL wanted them.", done.ready),
-        ("restored_bytes_total", "counter", "Bytes of the segments handed over.", done.bytes),
+        ("restored_bytes_total", "counter", "Bytes of the segments delivered.", done.bytes),
         ("waited_seconds_total", "counter", "Seconds that PostgreSQL has waited for WAL.", round(done.waited, 3)),
         ("absent_segments_total", "counter", "Times a segment was not in the archive.", done.absent),
-        ("last_restored_timestamp_seconds", "gauge", "When a segment was last handed over.", done.last_restored),
+        ("last_restored_timestamp_seconds", "gauge", "When a segment was last delivered.", done.last_restored),
         ("spool_segments", "gauge", "Segments that are ready.", len(status.spool)),
-        ("spool_free_segments", "gauge", "For how many more there is room.", status.free_segments),
+        ("spool_free_segments", "gauge", "Segments that still fit.", status.free_segments),
         ("recovering", "gauge", "1 while the cluster is in recovery.", int(status.is_recovering)),
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
@@ -156,7 +156,7 @@ def prometheus(status: Status, _now: float) -> str:
     ]
     lines = [_metric(name, kind, text, [(labels, value)]) for name, kind, text, value in metrics]
     errors = [(f'{labels},kind="{kind}"', count) for kind, count in done.errors.items()]
-    return "\n".join([*lines, _metric("errors_total", "counter", "Answers that could not be given, by kind.", errors)])
+    return "\n".join([*lines, _metric("errors_total", "counter", "Requests that failed, by kind.", errors)])
 
 
 def _metric(name: str, kind: str, text: str, values: Sequence[Tuple[str, object]]) -> str:

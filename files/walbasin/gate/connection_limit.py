@@ -11,6 +11,7 @@ import zlib
 
 # Connections of one key.
 MOST = 32
+# The file whose bytes are locked, one for each slot.
 FILE = "~/.barman-wal-gate"
 
 

@@ -1,1 +1,1 @@
-"""Know what is on the standby's disk: data directory, spool, delivery."""
+"""Read and write the standby's disk: data directory, spool, delivery."""

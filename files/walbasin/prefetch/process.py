@@ -112,9 +112,8 @@ class PrefetchServer:
         to go, and the postmaster the last.
         """
         postmaster_id = self.cluster.postmaster_id
-        if postmaster_id is None or not hasattr(
-            os, "pidfd_open"
-        ):  # from Python 3.9 on; otherwise the next tick sees it
+        # pidfd_open needs Python 3.9. Without it the next tick notices the end.
+        if postmaster_id is None or not hasattr(os, "pidfd_open"):
             return
         for process in (self.startup_process, data_directory.process_id(postmaster_id)):
             with contextlib.suppress(OSError):

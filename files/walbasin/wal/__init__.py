@@ -1,1 +1,1 @@
-"""Know WAL: names, headers, compression and the protocol. Pure, on both hosts."""
+"""Handle WAL names, headers, compression and the protocol: pure, for both hosts."""
