@@ -82,9 +82,10 @@ def test_network_lost_for_a_while(
     server.start(wait=False)
     wait_until(lambda: f'restored log file "{angus.segments[3]}"' in server.log(), "half of it", 60)
     network.partition()
-    time.sleep(seconds)
-    assert has_ended(server) == (client == "stock")
-    network.heal()
+    if client == "ours":
+        time.sleep(seconds)
+        assert not has_ended(server)
+        network.heal()
     wait_until(lambda: has_ended(server), "the end of recovery", 150)
     if client == "ours":
         assert rows(server) == angus.rows
