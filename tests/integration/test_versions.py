@@ -12,10 +12,10 @@ from typing import NamedTuple
 import psycopg2
 import pytest
 
-from tests.standby_role import cluster, render
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import Server, install_version
 from tests.support.processes import POSTGRES, give, give_folder, wait_until
+from tests.support.role_templar import cluster, render
 
 from .conftest import RESTORE_POINT, ROWS_EACH, rows
 

@@ -8,7 +8,7 @@ from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped
 from ansible.plugins.loader import init_plugin_loader  # type: ignore[import-untyped]
 from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "standby"
 
 init_plugin_loader()

@@ -69,7 +69,7 @@ def test_row_of_a_streaming_standby() -> None:
     assert row.test_age == 600
 
 
-def test_row_of_a_quiet_primary_has_no_lag() -> None:
+def test_row_of_a_quiet_primary() -> None:
     postgres = {"receiver": "streaming", "sent": 5 * MIB, "replayed": 5 * MIB}
     row = row_of(snapshot(0, postgres, {}), snapshot(2, postgres, {}))
     assert (row.lag_bytes, row.lag_seconds) == (0, None)
@@ -101,12 +101,12 @@ def test_row_of_a_former_primary() -> None:
     assert (row.role, row.replay_rate) == (status.RESTORING, 0)
 
 
-def test_row_without_progress_has_no_eta() -> None:
+def test_row_without_progress() -> None:
     row = row_of(snapshot(0, {}, {}), snapshot(2, {}, {}))
     assert (row.role, row.lag_bytes, row.eta, row.bottleneck) == (status.RESTORING, None, None, "")
 
 
-def test_row_of_a_primary_has_a_problem() -> None:
+def test_row_of_a_primary() -> None:
     row = row_of(snapshot(0, {}, {}), snapshot(2, {"is_recovering": False}, {}))
     assert (row.role, len(row.problems)) == (status.PRIMARY, 1)
 
@@ -255,13 +255,14 @@ def test_table_with_problems_below() -> None:
     assert "chris: slow" in text
 
 
-def test_bars_of_several_standbys_are_aligned() -> None:
+def test_aligned_bars_of_several_standbys() -> None:
     rows = [BUSY, BUSY._replace(standby="dora")]
     bars = shown(rows, {row.standby: 1200 * MIB for row in rows}).splitlines()[-2:]
     assert len({bar.index("━") for bar in bars}) == 1
 
 
-def test_catch_up_start_is_the_largest_lag() -> None:
+def test_catch_up_start() -> None:
+    """Start from the largest lag, until the standby streams again."""
     starts: dict[str, int] = {}
     for lag in (10, 20, 5):
         table.note_starts(starts, [BUSY._replace(lag_bytes=lag)])
@@ -429,7 +430,8 @@ def evidence_of_a_drill() -> Evidence:
     )
 
 
-def test_report_is_a_single_page() -> None:
+def test_single_page_report() -> None:
+    """Refer to no other file."""
     page = report.html(evidence_of_a_drill())
     assert not re.search(r"(src|href|url)\s*[=(]", page)
     assert "&lt;b&gt;" in page

@@ -117,7 +117,7 @@ def test_exit_status() -> None:
     assert known == {*listed, "200"}
 
 
-def test_failure_modes_name_tests() -> None:
+def test_files_named_in_failure_modes() -> None:
     text = (docs.DOCS / "failure-modes.md").read_text()
     named = set(re.findall(r"`(?:[\w/]*/)?((?:test|verify)_\w+\.(?:py|yml))`", text))
     assert len(named) > 10
@@ -125,7 +125,7 @@ def test_failure_modes_name_tests() -> None:
     assert named - there == set()
 
 
-def test_troubleshooting_quotes_the_log() -> None:
+def test_log_quotes_in_troubleshooting() -> None:
     table = (docs.DOCS / "troubleshooting.md").read_text().partition("## What barman-wal-restore says")[2]
     quotes = [
         quote for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for quote in re.findall("`(.*?)`", row)
@@ -141,7 +141,8 @@ def test_troubleshooting_quotes_the_log() -> None:
     assert {part for part in parts if part not in text} == set()
 
 
-def test_exceptions_are_classes() -> None:
+def test_exception_tree() -> None:
+    """Find a class for each exception that the page names."""
     tree = (docs.DOCS / "architecture.md").read_text().partition("## Errors")[2].split("```")[1]
     named = set(re.findall(r"── (\w+)", tree))
     assert len(named) > 5

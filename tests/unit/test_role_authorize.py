@@ -7,7 +7,7 @@ from typing import List
 
 import pytest
 
-from tests.standby_role import ROLE
+from tests.support.role_templar import ROLE
 
 SCRIPT = (ROLE / "files/authorize.py").read_text(encoding="utf-8")
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
@@ -83,7 +83,7 @@ def test_file_open_to_others(tmp_path: Path) -> None:
     assert told(start(path, line())) == []
 
 
-def test_file_is_a_link(tmp_path: Path) -> None:
+def test_linked_file(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(f"{OTHER}\n", encoding="utf-8")
     (tmp_path / "authorized_keys").symlink_to("elsewhere")
     told(start(tmp_path / "authorized_keys", line()))
@@ -98,7 +98,7 @@ def test_invalid_key(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_at_once(tmp_path: Path) -> None:
+def test_concurrent_runs(tmp_path: Path) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text(f"{OTHER}\n", encoding="utf-8")
     keys = {f"standby{number}": f"{KEY[:-1]}{letter}" for number, letter in enumerate("EIMQUYcgkosw")}

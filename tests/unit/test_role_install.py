@@ -10,7 +10,7 @@ from typing import Dict, List
 
 import pytest
 
-from tests.standby_role import ROLE, ROOT, value_of
+from tests.support.role_templar import ROLE, ROOT, value_of
 
 FILES = {"interpreter": "/usr/bin/python3", "walbasin/a.py": "A = 1\n", "program": "#!/bin/sh\n"}
 SCRIPT = (ROLE / "files/install.py").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_second_run(tmp_path: Path) -> None:
     assert install(tmp_path) == []
 
 
-def test_one_file_differs(tmp_path: Path) -> None:
+def test_one_changed_file(tmp_path: Path) -> None:
     install(tmp_path)
     assert install(tmp_path, {**FILES, "walbasin/a.py": "A = 2\n"}) == ["walbasin/a.py"]
 
@@ -109,7 +109,7 @@ def test_former_program_replaced(tmp_path: Path, there: str) -> None:
     assert (tmp_path / "program").resolve() == tmp_path / "lib/program"
 
 
-def test_runs_at_once(tmp_path: Path) -> None:
+def test_concurrent_runs(tmp_path: Path) -> None:
     files = {**FILES, **{f"walbasin/module{number}.py": f"A = {number}\n" for number in range(50)}}
     assert sorted(install(tmp_path, files, runs=6)) == sorted([*files, "->"])
     assert not list(tmp_path.rglob("*.new"))
@@ -190,7 +190,7 @@ def test_stale_links(tmp_path: Path) -> None:
     assert (tmp_path / "lib/beside.py").exists()
 
 
-def test_package_is_a_link(tmp_path: Path) -> None:
+def test_linked_package(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/kept.py").write_text("", encoding="utf-8")
     (tmp_path / "lib").mkdir()
@@ -199,8 +199,8 @@ def test_package_is_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/kept.py").exists()
 
 
-def test_failed_upgrade_keeps_former_modules(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The former program goes on working until the new one is complete."""
+def test_failed_upgrade(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Keep the former program working until the new one is complete."""
     install(tmp_path, FLAT)
     (tmp_path / "lib/walbasin/wal").write_text("a file where a folder has to be", encoding="utf-8")
     with pytest.raises(AssertionError):

@@ -15,7 +15,7 @@ from typing import Any, Dict, Tuple
 
 import pytest
 
-from tests.standby_role import ROOT
+from tests.support.role_templar import ROOT
 
 # Some three hundred tasks, a process each.
 pytestmark = pytest.mark.timeout(600)

@@ -4,7 +4,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.standby_role import ROLE, cluster, load, slurped, value_of
+from tests.support.role_templar import ROLE, cluster, load, slurped, value_of
 
 SPECS = load(ROLE / "meta/argument_specs.yml")["argument_specs"]
 OPTIONS: Dict[str, Dict[str, Any]] = SPECS["main"]["options"]
@@ -75,8 +75,8 @@ def test_several_misspelt_variables() -> None:
     assert [line.split()[0] for line in refused] == ["standby_paralel", "standby_sleeep"]
 
 
-def test_own_variables_are_far_apart() -> None:
-    """No variable of the role is taken for a misspelling of another."""
+def test_distance_between_own_variables() -> None:
+    """Take no variable of the role for a misspelling of another."""
     for name in OPTIONS:
         assert misspelt([name], [other for other in OPTIONS if other != name]) == []
 

@@ -4,7 +4,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.standby_role import cluster, render, value_of
+from tests.support.role_templar import cluster, render, value_of
 
 COMMAND = (
     "/usr/local/bin/barman-wal-restore --ssh-config /etc/walbasin/angus/ssh_config"
@@ -13,7 +13,7 @@ COMMAND = (
 MARK = "# Written by Ansible (walbasin.barman.standby) from here on; the lines above are kept."
 
 
-def test_restore_command_is_the_classic_line() -> None:
+def test_classic_restore_command() -> None:
     assert value_of("__standby_restore_command", **cluster()) == COMMAND
 
 
@@ -30,7 +30,7 @@ def test_restore_command_is_the_classic_line() -> None:
         ({"standby_spool_dir": "/wal/100% ours"}, "--spool-dir '/wal/100%% ours' -p"),
     ],
 )
-def test_restore_command_has_what_the_variables_say(variables: Dict[str, Any], words: str) -> None:
+def test_restore_command_options(variables: Dict[str, Any], words: str) -> None:
     line = value_of("__standby_restore_command", **cluster(), **variables)
     assert f" {words} " in line
     assert line.endswith(" barman angus %f %p")
@@ -70,7 +70,8 @@ def recovery_conf(before: str, **variables: Any) -> str:
     return render("recovery.conf.j2", **cluster("11", recovery_conf=before), **variables)
 
 
-def test_recovery_conf_keeps_what_was_there() -> None:
+def test_recovery_conf_former_lines() -> None:
+    """Keep the former lines, except the settings that the role writes."""
     before = (
         "# by hand, in 2016\n"
         "Standby_Mode = 'off'\n"
@@ -93,13 +94,14 @@ def test_recovery_conf_keeps_what_was_there() -> None:
 
 
 @pytest.mark.parametrize("before", ["", "a = 1", "a = 1\n\n\n", f"{MARK}\nrestore_command = 'x'\na = 1\n"])
-def test_recovery_conf_is_written_once(before: str) -> None:
+def test_recovery_conf_second_run(before: str) -> None:
     once = recovery_conf(before)
     assert recovery_conf(once) == once
     assert once.count("restore_command =") == 1
 
 
-def test_recovery_conf_takes_over_only_what_it_was_given() -> None:
+def test_recovery_conf_given_settings() -> None:
+    """Replace the settings that a user gave, and keep the others."""
     before = "primary_conninfo = 'host=old'\nprimary_slot_name = 'old'\n"
     lines = recovery_conf(before, standby_primary_conninfo="host=new").splitlines()
     assert "primary_conninfo = 'host=new'" in lines
@@ -108,7 +110,7 @@ def test_recovery_conf_takes_over_only_what_it_was_given() -> None:
 
 
 @pytest.mark.parametrize(("port", "name"), [(22, "barman"), (2222, "[barman]:2222")])
-def test_known_hosts_names_the_port_when_it_is_not_22(port: int, name: str) -> None:
+def test_known_hosts_port(port: int, name: str) -> None:
     facts = {
         "ansible_ssh_host_key_rsa_public": "BBBB",
         "ansible_ssh_host_key_rsa_public_keytype": "ssh-rsa",
@@ -136,13 +138,15 @@ def test_authorized_keys_line(config: str, gate: str) -> None:
     assert line == f'restrict,from="10.1.2.3,fd00::3",command="{gate}" ssh-ed25519 AAAA walbasin:chris:angus\n'
 
 
-def test_the_line_that_lets_a_key_ask_where_it_comes_from_is_the_gate_s_too() -> None:
+def test_authorized_keys_line_without_address() -> None:
+    """Tell the key where it comes from, and start the gate all the same."""
     line = render("authorized_keys.j2", __standby_from=[], __standby_public_key="ssh-ed25519 AAAA walbasin:chris:angus")
     command = 'command="echo $SSH_CONNECTION >&2; /usr/local/bin/barman-wal-gate angus"'
     assert line == f"restrict,{command} ssh-ed25519 AAAA walbasin:chris:angus\n"
 
 
-def test_ssh_config_trusts_nothing_but_what_is_pinned() -> None:
+def test_ssh_config_pinned_keys() -> None:
+    """Trust only the host keys that are pinned."""
     text = render("ssh_config.j2", standby_barman_address="10.0.0.2", __standby_key_file="/home/pg/.ssh/walbasin_angus")
     assert {
         "Host barman",
@@ -166,14 +170,16 @@ ABOUT = COMMAND.replace("%f %p", "test pg_wal/test")
         ({"standby_spool_dir": "/wal/100% $HOME"}, "--spool-dir '/wal/100%% $$HOME' "),  # systemd.service(5)
     ],
 )
-def test_the_hourly_test_is_restore_commands_own_way_to_barman(variables: Dict[str, Any], line: str) -> None:
+def test_hourly_test_command(variables: Dict[str, Any], line: str) -> None:
+    """Reach Barman in the same way as restore_command does."""
     lines = render("test.service.j2", __standby_option="-t", **cluster(), **variables).splitlines()
     assert any(each.startswith("ExecStart=") and line in each for each in lines)
     assert "User=postgres" in lines
     assert "WorkingDirectory=/var/lib/postgresql/15/main" in lines
 
 
-def test_the_exporter_reads_a_file_that_is_whole() -> None:
+def test_whole_metrics_file() -> None:
+    """Let the exporter read only a file that is whole."""
     option, folder = "--status --prometheus", "/srv/prom"
     lines = render("metrics.service.j2", __standby_option=option, **cluster(), standby_metrics_dir=folder).splitlines()
     written = "/srv/prom/walbasin_angus.prom.new"
