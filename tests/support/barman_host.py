@@ -105,9 +105,12 @@ if __name__ == "__main__":
 """
 
 
+# The forced command of the key `narrow`: it lets `barman get-wal` through.
+NARROW = 'case $SSH_ORIGINAL_COMMAND in "barman get-wal "*) eval "$SSH_ORIGINAL_COMMAND" ;; *) exit 1 ;; esac'
+
 # BarmanHost._authorize gives each key its forced command. `stranger` is in no
 # authorized_keys.
-KEYS = ("gate", "stock", "liar", "greeter", "stranger")
+KEYS = ("gate", "stock", "liar", "greeter", "narrow", "stranger")
 
 
 class BarmanHost:
@@ -186,11 +189,12 @@ class BarmanHost:
 
         servers = " ".join(self.servers) or "none"
         gate = f"{self.folder}/lib/barman-wal-gate --config {self.folder}/barman.conf {servers}"
-        liar = LIAR.format(folder=self.folder).replace('"', r"\"")
+        liar, narrow = (each.replace('"', r"\"") for each in (LIAR.format(folder=self.folder), NARROW))
         (self.folder / "authorized_keys").write_text(
             f'restrict,from="127.0.0.1",command="{gate}" {public("gate")}'
             f"{public('stock')}"
             f'command="{liar}" {public("liar")}'
+            f'restrict,command="{narrow}" {public("narrow")}'
             f'command="echo Welcome to the Barman host; {gate}" {public("greeter")}'
         )
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from walbasin.fetcher.options import Options
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.spool import Spool
+from walbasin.wal import segment
 
 if TYPE_CHECKING:
     from walbasin.remote.archive import Archive
@@ -20,6 +21,11 @@ class Call(NamedTuple):
     cluster: Optional[DataDirectory]
     mode: str
     spool: Optional[Spool]
+
+    @property
+    def wants_partial(self) -> bool:
+        """Return whether a .partial will do, where there is no whole segment (-P)."""
+        return self.options.partial and segment.is_segment_name(self.options.wal_name)
 
     def archive(self) -> "Archive":
         """Return the archive that the call is about."""

@@ -15,13 +15,11 @@ from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import log
 from walbasin.fetcher.options import Options, UsageError, parse
 from walbasin.local import data_directory
+from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug, traceback_of
 from walbasin.local.ipc import Reply
 from walbasin.local.spool import Spool, SpoolRefused
 from walbasin.wal import segment
-
-# What the server itself asks for; pg_rewind gives the final name.
-SERVER_DESTINATIONS = ("RECOVERYXLOG", "RECOVERYHISTORY")
 
 
 class Stopped(BaseException):
@@ -83,11 +81,11 @@ def _main(words: List[str], reply: Optional[Reply]) -> int:
 
 def _make_call(options: Options) -> Call:
     cluster = data_directory.find(options.wal_dest)
-    mode = options.mode or (cluster.mode if cluster else policy.STANDBY)
+    mode = options.mode or _mode_of(cluster)
     spool = None
     if cluster is None:
         log(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
-    elif options.test or options.status or os.path.basename(options.wal_dest) in SERVER_DESTINATIONS:
+    elif options.test or options.status or not _is_final(options, cluster):
         try:
             spool = Spool(options.spool_dir, cluster, options.barman_host, options.server_name)
         except SpoolRefused as refusal:
@@ -95,13 +93,23 @@ def _make_call(options: Options) -> Call:
     return Call(options, cluster, mode, spool)
 
 
-def _mode_here() -> str:
-    """Return the mode when the command line could not be read.
+def _is_final(options: Options, cluster: DataDirectory) -> bool:
+    """Return whether the destination is the file's place in pg_wal: pg_rewind's way.
 
-    PostgreSQL's working directory is PGDATA.
+    The server, and wrappers around our command, give another name or folder.
     """
-    here = data_directory.read(os.getcwd())
-    return here.mode if here else policy.STANDBY
+    folder, name = os.path.split(os.path.abspath(options.wal_dest))
+    return name == options.wal_name and os.path.realpath(folder) == os.path.realpath(cluster.file("pg_wal"))
+
+
+def _mode_here() -> str:
+    """Return the mode when the command line could not be read."""
+    return _mode_of(data_directory.read_here())
+
+
+def _mode_of(cluster: Optional[DataDirectory]) -> str:
+    """Return how a cluster is recovered. Be careful with one that nobody knows."""
+    return cluster.mode if cluster else policy.RECOVERY
 
 
 def _final_status(outcome: str, mode: str) -> int:

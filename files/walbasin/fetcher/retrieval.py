@@ -5,7 +5,7 @@ import time
 from typing import Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import exit_status
+from walbasin.fetcher import absence, exit_status
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.exit_status import Verdict
 from walbasin.fetcher.foreground import ForegroundPrefetch
@@ -25,7 +25,7 @@ from walbasin.remote.errors import (
     RemoteError,
     SkippedDuringOutage,
 )
-from walbasin.wal import segment, window
+from walbasin.wal import segment
 from walbasin.wal.compression import UnsupportedCompression
 
 # Seconds for which an outage is remembered. A promotion asks four times: with Barman
@@ -65,10 +65,13 @@ def run(call: Call, reply: Optional[Reply] = None) -> int:
 def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
     """Return the outcome (policy's) of one attempt, and its cause in words."""
     try:
-        _fetch(call, reply)
+        try:
+            _fetch(call, reply)
+        except NotInArchive:
+            outcome, detail = absence.explain(call)
+            if outcome == policy.GAP or not call.wants_partial or not _deliver_partial(call):
+                return outcome, detail
         return policy.DELIVERED, ""
-    except NotInArchive:
-        return _explain_absence(call)
     except SkippedDuringOutage as error:
         return policy.SKIPPED, str(error)
     except FetchError as error:
@@ -86,6 +89,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     be written.
     """
     options, spool, cluster = call.options, call.spool, call.cluster
+    handover.check_destination(options.wal_dest)
     if spool is not None and reply is None and call.mode == policy.STANDBY:
         age = spool.outage_age()
         if age is not None and age < OUTAGE_SECONDS:
@@ -121,9 +125,6 @@ def _fetch_through_prefetch(call: Call, spool: Spool, cluster: DataDirectory, re
     except PrefetchUnavailable as reason:
         if str(reason):
             log(f"{name}: {reason}; fetching without it")
-    except NotInArchive:
-        if not (options.partial and segment.is_segment_name(name)):
-            raise
     _fetch_directly(call, None)
 
 
@@ -192,51 +193,18 @@ def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
             raise
         plain = source._replace(request=source.request._replace(keep_compression=False))
         archive.fetch(plain, name, destination)
+
+
+def _deliver_partial(call: Call) -> bool:
+    """Deliver the .partial of a segment. Return False where there is none.
+
+    Raises FetchError, InvalidWal, OSError.
+    """
+    try:
+        archive.fetch(call.archive(), call.options.wal_name, call.options.wal_dest, partial=True)
     except NotInArchive:
-        if not (call.options.partial and segment.is_segment_name(name)):
-            raise
-        archive.fetch(source, name, destination, partial=True)
-
-
-def _explain_absence(call: Call) -> Tuple[str, str]:
-    """Return the outcome for a file that the archive does not have, and what follows.
-
-    Do not report a gap as "not in the archive" in a point-in-time recovery: that would
-    end the recovery there.
-    """
-    name = call.options.wal_name
-    if call.mode == policy.STANDBY:
-        return policy.ABSENT, ASKS_AGAIN
-    if call.cluster is not None and segment.is_segment_name(name):
-        if name in data_directory.newest_segments(call.cluster):
-            return policy.ABSENT, "PostgreSQL has it in pg_wal"  # and looks there next
-        try:
-            later = _find_later(call, call.cluster)
-        except (FetchError, segment.InvalidWal) as error:
-            return policy.UNKNOWN, f"not in the archive, and whether it is a gap cannot be found out: {error}"
-        if later is not None:
-            return policy.GAP, f"the archive has a gap here: it holds {later}"
-    return policy.ABSENT, "recovery ends here"
-
-
-def _find_later(call: Call, cluster: DataDirectory) -> Optional[str]:
-    """Return a segment that the archive holds behind the missing one, or None.
-
-    Raises FetchError, InvalidWal.
-    """
-    name, size, source = call.options.wal_name, cluster.segment_size, call.archive()
-    timeline, number = segment.timeline(name), segment.segment_number(name, size)
-    histories = [
-        window.timeline_starts(history, switches, size) for history, switches in data_directory.read_histories(cluster)
-    ]
-    # It may belong to a parent of this timeline, and will be asked for there.
-    if any(number < starts.get(timeline, 0) for starts in histories):
-        return None
-    for names in window.gap_probes(name, size, histories):
-        later = archive.first_held(source, names)
-        if later is not None:
-            return later if number >= archive.switch_segment(source, name, size) else None
-    return None
+        return False
+    return True
 
 
 def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
@@ -245,7 +213,7 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
     if outcome == policy.DELIVERED:
         return
     if outcome == policy.ABSENT:
-        log_absent(name, server, detail)
+        log_absent(name, server, detail or ASKS_AGAIN)
         return
     if outcome == policy.INVALID:
         detail = f"what came from {call.options.barman_host} was refused: {detail}"

@@ -6,12 +6,13 @@ be just what is dead. Configuration, folders and the order of lookup are those o
 """
 
 import configparser
+import contextlib
 import glob
 import logging
 import os
 import re
 import stat
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin.wal import segment
 
@@ -24,14 +25,24 @@ FOLDERS = {
     "incoming_wals_directory": "%(backup_directory)s/incoming",
     "streaming_wals_directory": "%(backup_directory)s/streaming",
 }
-# Names the configuration model that `barman config-switch` has applied.
+# Names the configuration model that `barman config-switch` has applied. A model cannot
+# change folders: Barman forbids path options there.
 ACTIVE_MODEL = ".active-model.auto"
+# Makes a server a passive copy of the one on the Barman host that it reaches.
+PASSIVE_OPTION = "primary_ssh_command"
 # Barman's default.
 LOG_FORMAT = "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s"
 
 
 class UnknownFolders(Exception):
     """Report that the folders of a server cannot be found; the text says why."""
+
+
+class ArchiveMissing(Exception):
+    """Report that an archive is not where it should be; the text says why.
+
+    What it would hold can then not be known. Barman itself says "not found" of it.
+    """
 
 
 class Folders(NamedTuple):
@@ -84,11 +95,29 @@ def find_folders(config: configparser.ConfigParser, server: str) -> Folders:
             known[option] = _get(config, server, option, known) or default % known
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
-    if os.path.exists(os.path.join(known["backup_directory"], ACTIVE_MODEL)):
-        raise UnknownFolders("a configuration model is active")
-    if not os.path.isdir(known["wals_directory"]):
-        raise UnknownFolders(f"{known['wals_directory']} is not a folder here")
     return Folders(known["wals_directory"], known["incoming_wals_directory"], known["streaming_wals_directory"])
+
+
+def require_archive(folders: Folders) -> None:
+    """Raise ArchiveMissing unless the folder of archived WAL is there."""
+    if "://" in folders.wals:  # Barman 3.18 and later
+        raise ArchiveMissing(f"Barman keeps this WAL in {folders.wals}, and gives none of it out")
+    if not os.path.isdir(folders.wals):
+        raise ArchiveMissing(f"{folders.wals} is not a folder here: is its filesystem mounted?")
+
+
+def is_passive(config: configparser.ConfigParser, server: str) -> bool:
+    """Return whether this Barman copies a server's archive from another one."""
+    home = _get(config, "barman", "barman_home") or ""
+    default = FOLDERS["backup_directory"] % {"barman_home": home, "name": server}
+    folder = _get(config, server, "backup_directory", {"barman_home": home, "name": server}) or default
+    sections = [server]
+    try:
+        with open(os.path.join(folder, ACTIVE_MODEL), encoding="utf-8", errors="replace") as file:
+            sections.append(file.read().strip())
+    except OSError:
+        pass  # no model is active
+    return any(_get(config, section, PASSIVE_OPTION) for section in sections)
 
 
 def candidate_paths(folders: Folders, name: str) -> List[str]:
@@ -104,7 +133,7 @@ def candidate_paths(folders: Folders, name: str) -> List[str]:
 def open_file(folders: Folders, name: str) -> Optional[Tuple[int, int]]:
     """Return a descriptor of the file and its bytes, or None if it is not there.
 
-    Raises OSError.
+    Raises ArchiveMissing, OSError.
     """
     for path in candidate_paths(folders, name):
         try:
@@ -116,9 +145,26 @@ def open_file(folders: Folders, name: str) -> Optional[Tuple[int, int]]:
             return descriptor, status.st_size
         os.close(descriptor)
         raise OSError(None, "not a regular file", path)
-    # Raise for an archive that was moved or unmounted meanwhile: it may have the file.
-    os.stat(folders.wals)
+    require_archive(folders)
     return None
+
+
+def list_names(folders: Folders) -> Iterator[str]:
+    """Yield the names of all segments and history files.
+
+    wals/ comes last: files are moved there from the others meanwhile. Raises
+    ArchiveMissing, OSError.
+    """
+    require_archive(folders)
+    for folder in (folders.incoming, folders.streaming):
+        with contextlib.suppress(FileNotFoundError):
+            yield from filter(segment.is_wal_file_name, os.listdir(folder))
+    for name in os.listdir(folders.wals):
+        if segment.is_history_name(name):
+            yield name
+        elif len(name) == 16:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                yield from filter(segment.is_segment_name, os.listdir(os.path.join(folders.wals, name)))
 
 
 def open_log(config: configparser.ConfigParser) -> logging.Logger:

@@ -8,34 +8,28 @@ import argparse
 import os
 import sys
 import syslog
-from typing import List, TypeVar
+from typing import List, Union
 
 from walbasin import VERSION
-from walbasin.gate import connection_limit
+from walbasin.gate import barman_archive, connection_limit
 from walbasin.wal import getwal, protocol
 
 # Neither Barman's "not in the archive" (1) nor one of ssh's own (255).
 REFUSED = 3
 
-Asked = TypeVar("Asked", getwal.Request, protocol.Opening)
+Asked = Union[getwal.Request, protocol.Opening, protocol.ListQuery]
 
 
-def parse_opening(command_line: str, servers: List[str], config: str) -> protocol.Opening:
-    """Return what our fetcher's command line opens.
-
-    servers, config: what the key is for. Raises getwal.Refused.
-    """
-    return _check_allowed(protocol.parse_opening(command_line), servers, config)
-
-
-def barman_command(command_line: str, servers: List[str], config: str) -> List[str]:
-    """Return the argument vector for a stock client's command line.
+def parse(command_line: str, servers: List[str], config: str) -> Asked:
+    """Return what a command line asks, of our fetcher or of a stock client.
 
     servers, config: what the key is for. Raises getwal.Refused.
     """
     if not command_line:
         raise getwal.Refused("this key fetches WAL, it opens no shell")
-    return ["barman", *getwal.arguments(_check_allowed(getwal.parse(command_line), servers, config))]
+    if protocol.is_ours(command_line):
+        return _check_allowed(protocol.parse_command(command_line), servers, config)
+    return _check_allowed(getwal.parse(command_line), servers, config)
 
 
 def _check_allowed(asked: Asked, servers: List[str], config: str) -> Asked:
@@ -64,20 +58,51 @@ def main(words: List[str]) -> int:
             raise getwal.Refused(
                 f"this key has {connection_limit.MOST} connections already, which is as many as it may have"
             )
-        if protocol.is_opening_line(command_line):
+        asked = parse(command_line, options.servers, options.config)
+        if isinstance(asked, protocol.Opening):
             from walbasin.gate import server
 
-            return server.run(parse_opening(command_line, options.servers, options.config))
-        command = barman_command(command_line, options.servers, options.config)
+            return server.run(asked)
+        if isinstance(asked, protocol.ListQuery):
+            return _list(asked)
+        _check_archive(asked)
     except getwal.Refused as refusal:
         syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {client}: {refusal}")
-        print(f"barman-wal-gate: refused: {refusal}", file=sys.stderr)
-        return REFUSED
-    if "--test" in command:
+        return _fail(f"refused: {refusal}")
+    except (barman_archive.ArchiveMissing, barman_archive.UnknownFolders) as reason:
+        return _fail(str(reason))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}")
+    if asked.test:
         print(f"barman-wal-gate {VERSION} serves {' '.join(options.servers)}", file=sys.stderr, flush=True)
     try:
-        os.execvp(command[0], command)
+        os.execvp("barman", ["barman", *getwal.arguments(asked)])
     except OSError as error:
         path = os.environ.get("PATH", "")
-        print(f"barman-wal-gate: cannot run barman: {error.strerror} (looked in {path})", file=sys.stderr)
-        return REFUSED
+        return _fail(f"cannot run barman: {error.strerror} (looked in {path})")
+
+
+def _fail(text: str) -> int:
+    print(f"barman-wal-gate: {text}", file=sys.stderr)
+    return REFUSED
+
+
+def _list(query: protocol.ListQuery) -> int:
+    """Print the names that the archive holds.
+
+    Raises UnknownFolders, ArchiveMissing, OSError.
+    """
+    config = barman_archive.read_config(query.config)
+    names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
+    first = [protocol.PASSIVE] if barman_archive.is_passive(config, query.server) else []
+    print(*first, *names, sep="\n")
+    return 0
+
+
+def _check_archive(request: getwal.Request) -> None:
+    """Raise ArchiveMissing where Barman would say "not found" without having looked."""
+    try:
+        folders = barman_archive.find_folders(barman_archive.read_config(request.config), request.server)
+    except barman_archive.UnknownFolders:
+        return  # Barman itself knows more
+    barman_archive.require_archive(folders)

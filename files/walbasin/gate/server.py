@@ -9,7 +9,7 @@ import time
 from typing import IO, Optional
 
 from walbasin.gate import barman_archive
-from walbasin.gate.barman_archive import UnknownFolders
+from walbasin.gate.barman_archive import ArchiveMissing, UnknownFolders
 from walbasin.wal import compression, getwal, protocol, segment
 from walbasin.wal.protocol import Opening
 
@@ -69,6 +69,9 @@ class Server:
             return
         try:
             found = barman_archive.open_file(self.folders, name) if self.folders is not None else None
+        except ArchiveMissing as reason:
+            _write(_error_frame(str(reason)))
+            return
         except OSError as error:
             _write(_error_frame(f"{error.filename}: {error.strerror}"))
             return

@@ -9,11 +9,17 @@ import contextlib
 import itertools
 import os
 import re
+import shlex
 import struct
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.wal import segment
+
+# How deep configuration files include each other, in PostgreSQL (conffiles.h).
+INCLUDE_DEPTH = 10
+# Bytes before the copy of the last checkpoint in pg_control, since PostgreSQL 11.
+CHECKPOINT_COPY = 40
 
 
 class DataDirectory(NamedTuple):
@@ -44,10 +50,25 @@ def find(destination: str) -> Optional[DataDirectory]:
 
     PostgreSQL gives a path relative to PGDATA, its working directory. pg_rewind gives
     one below the target's PGDATA, and may have been started anywhere. Take the parent
-    from the path as it is written: pg_wal can be a link.
+    from the path as it is written: pg_wal can be a link. A wrapper may give another
+    path and folder, but it runs below a process of PostgreSQL's, which is in PGDATA.
     """
     pg_wal = os.path.dirname(os.path.abspath(destination))
-    return read(os.path.dirname(pg_wal)) or read(os.getcwd())
+    return read(os.path.dirname(pg_wal)) or read_here()
+
+
+def read_here() -> Optional[DataDirectory]:
+    """Return the data directory that we or a process above us work in, or None."""
+    folders = itertools.chain([os.getcwd()], (f"/proc/{process}/cwd" for process in _ancestors()))
+    return next(filter(None, map(read, folders)), None)
+
+
+def _ancestors() -> Iterator[int]:
+    """Yield the processes above ours, up to process 1."""
+    process = os.getppid()
+    while process > 1:
+        yield process
+        process = _parent_of(process)
 
 
 def read(path: str) -> Optional[DataDirectory]:
@@ -94,23 +115,73 @@ def parse_settings(text: str) -> Dict[str, str]:
     >>> parse_settings("standby_mode = on\\ntrigger_file '/tmp/it''s'  # a comment")
     {'standby_mode': 'on', 'trigger_file': "/tmp/it's"}
     """
-    found = {}
+    return dict(_parse_lines(text))
+
+
+def _parse_lines(text: str) -> Iterator[Tuple[str, str]]:
     for line in text.splitlines():
         match = re.match(r"\s*([A-Za-z_][\w.]*)\s*(?:=\s*|\s)('(?:[^'\\]|''|\\.)*'|[^\s#'=]+)", line)
         if match:
             name, value = match.groups()
             if value.startswith("'"):
                 value = re.sub(r"\\(.)|''", lambda m: m.group(1) or "'", value[1:-1])
-            found[name.lower()] = value
+            yield name.lower(), value
+
+
+def _read_settings(path: str, depth: int = INCLUDE_DEPTH) -> Dict[str, str]:
+    """Return the settings of a file, and of those that it includes."""
+    found: Dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return found
+    for name, value in _parse_lines(text):
+        target = os.path.join(os.path.dirname(path), value)
+        if name in ("include", "include_if_exists"):
+            files = [target]
+        elif name == "include_dir":
+            names = sorted(os.listdir(target)) if os.path.isdir(target) else []
+            files = [os.path.join(target, name) for name in names if name.endswith(".conf")]
+        else:
+            found[name] = value
+            continue
+        for each in files if depth else []:
+            found.update(_read_settings(each, depth - 1))
     return found
 
 
-def _read_settings(path: str) -> Dict[str, str]:
+def read_settings(cluster: DataDirectory) -> Dict[str, str]:
+    """Return the settings that the server was started with, as far as files tell."""
+    on_command_line = _read_postmaster_options(cluster)
+    main = on_command_line.get("config_file", "postgresql.conf")
+    files = [cluster.file(name) for name in (main, "postgresql.auto.conf", "recovery.conf")]
+    return {name: value for each in [*map(_read_settings, files), on_command_line] for name, value in each.items()}
+
+
+def _read_postmaster_options(cluster: DataDirectory) -> Dict[str, str]:
+    """Return the settings on the server's command line, which is in postmaster.opts.
+
+    They are given as -c NAME=VALUE or --NAME=VALUE.
+    """
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_settings(file.read())
-    except OSError:
+        with open(cluster.file("postmaster.opts"), encoding="utf-8", errors="replace") as file:
+            words = shlex.split(file.read())
+    except (OSError, ValueError):
         return {}
+    given = [word for option, word in zip(words, words[1:]) if option == "-c"]
+    given += [word[2:] for word in words if word.startswith("--") and "=" in word]
+    pairs = (word.partition("=") for word in given)
+    return {name.replace("-", "_").lower(): value for name, _, value in pairs}
+
+
+def target_timeline(cluster: DataDirectory, own: int) -> Optional[int]:
+    """Return the timeline that recovery goes to from `own`; None for the newest."""
+    default = "latest" if cluster.major_version >= 12 else "current"
+    value = read_settings(cluster).get("recovery_target_timeline") or default
+    if value == "latest":
+        return None
+    return int(value) if value.isascii() and value.isdigit() else own
 
 
 def _is_on(value: str) -> bool:
@@ -168,12 +239,10 @@ def find_startup_process(postmaster_id: Optional[str]) -> Optional[int]:
 
     It is the child of the postmaster that is an ancestor of ours.
     """
-    process = _parent_of(os.getppid())
-    while postmaster_id is not None and process > 1:
-        parent = _parent_of(process)
-        if parent == process_id(postmaster_id):
+    processes = list(_ancestors())
+    for process, parent in zip(processes, processes[1:]):
+        if postmaster_id is not None and parent == process_id(postmaster_id):
             return process
-        process = parent
     return None
 
 
@@ -190,10 +259,7 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
 
     They are pg_ctl's own, and a configured trigger file.
     """
-    configured = {
-        **_read_settings(cluster.file("postgresql.auto.conf")),
-        **_read_settings(cluster.file("recovery.conf")),
-    }
+    configured = read_settings(cluster)
     triggers = [configured.get("trigger_file", ""), configured.get("promote_trigger_file", "")]
     return [cluster.file(name) for name in ["promote", *triggers] if name]
 
@@ -207,6 +273,19 @@ def _read_segment_size(path: str) -> int:
         with contextlib.suppress(OSError):  # removed in this moment
             return os.path.getsize(os.path.join(path, "pg_wal", name))
     return segment.DEFAULT_SIZE
+
+
+def checkpoint_segment(cluster: DataDirectory) -> str:
+    """Return the segment where recovery of this data directory begins.
+
+    It has the REDO point of pg_control's checkpoint (pg_control.h, ControlFileData).
+    Raises OSError.
+    """
+    with open(cluster.file("global/pg_control"), "rb") as control:
+        content = control.read(CHECKPOINT_COPY + 8 + struct.calcsize("=QI"))
+    # PostgreSQL 10 has the location of one more checkpoint before.
+    redo, timeline = struct.unpack_from("=QI", content, CHECKPOINT_COPY + (8 if cluster.major_version < 11 else 0))
+    return segment.segment_name(timeline, redo // cluster.segment_size, cluster.segment_size)
 
 
 def newest_segments(cluster: DataDirectory) -> Iterator[str]:
@@ -224,11 +303,11 @@ def newest_segments(cluster: DataDirectory) -> Iterator[str]:
             yield name
 
 
-def read_histories(cluster: DataDirectory) -> Iterator[Tuple[str, List[Tuple[int, int]]]]:
-    """Yield the history files in pg_wal, and their segment.parse_history."""
+def read_histories(cluster: DataDirectory) -> Iterator[Tuple[int, List[Tuple[int, int]]]]:
+    """Yield the timelines with a history file in pg_wal, and its parse_history."""
     for name in filter(segment.is_history_name, _names_in_pg_wal(cluster.path)):
         with contextlib.suppress(OSError, segment.InvalidWal), open(cluster.file(f"pg_wal/{name}"), "rb") as file:
-            yield name, segment.parse_history(name, file.read(segment.HISTORY_LIMIT))
+            yield segment.timeline(name), segment.parse_history(name, file.read(segment.HISTORY_LIMIT))
 
 
 def _names_in_pg_wal(path: str) -> List[str]:

@@ -4,7 +4,9 @@ PostgreSQL waits for that shell. When it was killed, PostgreSQL goes on or stops
 us, and what is delivered then lies in the way of another call.
 """
 
+import errno
 import os
+import stat
 
 # The process id of the shell; 0 where there is none to look after.
 shell_pid = 0
@@ -20,10 +22,21 @@ def check_parent() -> None:
         raise ParentGone
 
 
+def check_destination(destination: str) -> None:
+    """Raise FileExistsError where a file would replace a device, a pipe or a link."""
+    try:
+        mode = os.lstat(destination).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "something is there that is no regular file", destination)
+
+
 def rename(source: str, destination: str, folder: "int | None" = None) -> None:
     """Rename file `source` (in an open folder) to what PostgreSQL looks for.
 
     Raises ParentGone, OSError.
     """
     check_parent()
+    check_destination(destination)
     os.rename(source, destination, src_dir_fd=folder)

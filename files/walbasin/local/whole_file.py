@@ -16,8 +16,10 @@ def whole_file(destination: str) -> Iterator[BinaryIO]:
     """Yield a file that gets the name `destination` when the block ends well.
 
     When it does not, nothing is left. The file is written beside its destination, so
-    that the last step is a rename. Raises OSError.
+    that the last step is a rename. Raises OSError, and does nothing, where something
+    else than a file is in its place.
     """
+    handover.check_destination(destination)
     folder, name = os.path.split(os.path.abspath(destination))
     sweep(folder, name)
     unfinished = os.path.join(folder, f"{name}.{os.getpid()}{SUFFIX}")

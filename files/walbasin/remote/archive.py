@@ -1,11 +1,12 @@
 """Fetch from Barman's archive of one server, and ask what it holds."""
 
-from typing import BinaryIO, Callable, List, NamedTuple, Optional, Union
+import tempfile
+from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.whole_file import whole_file
-from walbasin.remote.errors import NotInArchive
-from walbasin.remote.ssh import EventLoop, Remote, Session
+from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.ssh import EventLoop, Remote, RemoteCommand, Session
 from walbasin.wal import segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
@@ -51,8 +52,10 @@ def verify(
 class RemoteOutput:
     """Collect what a remote command prints, and how it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = segment.HISTORY_LIMIT) -> None:
+        """limit: bytes that the output may have."""
         self.is_complete = False
+        self._limit = limit
         self.error: Optional[Exception] = None
         self.content = b""
 
@@ -66,7 +69,7 @@ class RemoteOutput:
         Raises InvalidWal when it is too much: the other side may not fill our memory.
         """
         self.content += data
-        if len(self.content) > segment.HISTORY_LIMIT:
+        if len(self.content) > self._limit:
             raise segment.InvalidWal("a longer answer than there can be")
 
     def names(self) -> List[str]:
@@ -100,38 +103,61 @@ def fetch(
         loop.run_until(lambda: False)
 
 
-def first_held(archive: Archive, names: List[str]) -> Optional[str]:
-    """Return the first of these segments that the archive holds, or None.
+def run(archive: Archive, command: RemoteCommand, limit: int = segment.HISTORY_LIMIT) -> bytes:
+    """Return what a remote command prints, `limit` bytes at most.
 
-    Raises FetchError.
+    Raises NotInArchive, FetchError, InvalidWal.
     """
-    outputs = []
+    output = RemoteOutput(limit)
     with EventLoop() as loop:
-        for name in names:
-            output = RemoteOutput()
-            outputs.append(output)
-            loop.add(Session(archive.remote, archive.peek_for(name, 1), output.add, output.end))
+        loop.add(Session(archive.remote, command, output.add, output.end))
         loop.run_until(lambda: False)
-    found = [name for output in outputs for name in output.names()]
-    if not found and any(output.error for output in outputs):
-        raise next(output.error for output in outputs if output.error)
-    return min(found, default=None)
-
-
-def switch_segment(archive: Archive, name: str, size: int) -> int:
-    """Return the number of the segment in which the timeline of segment `name` began.
-
-    0 when the archive has no history of it. Ask the archive: before PostgreSQL 13
-    segments of a timeline's ancestors are asked for on the new timeline first, and its
-    history may not be in pg_wal yet. Raises FetchError, InvalidWal.
-    """
-    history, output = f"{segment.timeline(name):08X}.history", RemoteOutput()
-    with EventLoop() as loop:
-        request = archive.request_for(history, compression="", keep_compression=False)
-        loop.add(Session(archive.remote, request, output.add, output.end))
-        loop.run_until(lambda: False)
-    if isinstance(output.error, NotInArchive):
-        return 0
     if output.error is not None:
         raise output.error
-    return segment.parse_history(history, output.content)[-1][1] // size
+    return output.content
+
+
+def fetch_history(archive: Archive, timeline: int) -> Optional[List[Tuple[int, int]]]:
+    """Return the history of a timeline (see segment.parse_history), None without one.
+
+    Raises FetchError, InvalidWal.
+    """
+    name = f"{timeline:08X}.history"
+    try:
+        return segment.parse_history(
+            name, run(archive, archive.request_for(name, compression="", keep_compression=False))
+        )
+    except NotInArchive:
+        return None
+
+
+class _HeaderComplete(FetchError):
+    """End a session: what has come is enough."""
+
+
+def fetch_segment_size(archive: Archive, name: str, folder: Optional[str]) -> int:
+    """Return the bytes that a held segment has, after its header was verified.
+
+    So the archive proves that it is this cluster's. folder: for what has to be kept
+    meanwhile. Raises NotInArchive, FetchError, InvalidWal, OSError.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file, EventLoop() as loop:
+        output, writer = RemoteOutput(), DecompressingWriter(file)
+
+        def write(data: bytes) -> None:
+            writer.write(data)
+            if len(writer.header) >= segment.LONG_HEADER.size:
+                raise _HeaderComplete
+
+        try:
+            loop.add(Session(archive.remote, archive.request_for(name), write, output.end))
+            loop.run_until(lambda: False)
+            if not isinstance(output.error, _HeaderComplete):
+                if output.error is not None:
+                    raise output.error
+                writer.finish()
+        finally:
+            writer.close()
+        return segment.verify_header(
+            name, writer.header, archive.cluster.system_identifier if archive.cluster else None
+        )

@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple, Optional, Set
 from walbasin.remote.archive import Archive, RemoteOutput
 from walbasin.remote.errors import ConnectionLost, FetchError, HostUnreachable, NotInArchive
 from walbasin.remote.gate_connection import FetchHandler
+from walbasin.remote.listing import ServerQuery, parse_server
 from walbasin.remote.ssh import ControlMaster, EventLoop, RemoteCommand, Session
 from walbasin.wal import segment
 
@@ -20,30 +21,10 @@ MOST = 8
 # The socket of the master, relative to the spool, which is our working directory: the
 # path of a socket must be short.
 CONTROL = "ssh"
-# Seconds. show-servers connects to the primary, which may be why we are asked at all.
-QUERY_LIMIT = 20
-
-
-class WalsDirectoryQuery(NamedTuple):
-    """Ask for the folder of a server's WAL.
-
-    Nothing else that Barman says of it (passwords, too) leaves its host.
-    """
-
-    server: str
-    config: str = ""
-
-    def command_line(self) -> str:
-        config = f"--config {shlex.quote(self.config)} " if self.config else ""
-        query = f"timeout {QUERY_LIMIT} barman {config}show-servers {shlex.quote(self.server)}"
-        return f"{query} 2>/dev/null | grep -m 1 -w wals_directory"
-
-    def means_absent(self, status: int, _stderr: str) -> bool:
-        return status == 1
 
 
 class ReadSegment(NamedTuple):
-    """Read a segment as it is stored. folder: see parse_wals_directory."""
+    """Read a segment as it is stored. folder: the wals_directory (listing.py)."""
 
     folder: str
     wal_name: str
@@ -53,16 +34,6 @@ class ReadSegment(NamedTuple):
 
     def means_absent(self, status: int, _stderr: str) -> bool:
         return status == 1
-
-
-def parse_wals_directory(output: bytes) -> str:
-    """Return the folder that Barman named, or an empty string.
-
-    >>> parse_wals_directory(b"\\twals_directory: /var/lib/barman/angus/wals\\n")
-    '/var/lib/barman/angus/wals'
-    """
-    _, _, path = output.decode("utf-8", "replace").strip().partition("wals_directory: ")
-    return path if path.startswith("/") and path.isprintable() else ""
 
 
 class StockBarman:
@@ -105,10 +76,10 @@ class StockBarman:
         output = RemoteOutput()
 
         def on_end(_error: Optional[Exception]) -> None:
-            self._folder = parse_wals_directory(output.content)
+            self._folder = parse_server(output.content).wals_directory
 
         with contextlib.suppress(FetchError):
-            self._start(WalsDirectoryQuery(request.server, request.config), output.add, on_end)
+            self._start(ServerQuery(request.server, request.config), output.add, on_end)
 
     def has_capacity(self, in_flight: int) -> bool:
         """Return whether another session may be started beside so many."""

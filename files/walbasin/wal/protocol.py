@@ -7,7 +7,7 @@ the requests. A request need not wait for the answer to the one before.
 
 import shlex
 import struct
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 from walbasin.wal import getwal, segment
 
@@ -15,6 +15,10 @@ from walbasin.wal import getwal, segment
 PROGRAM = "barman-wal-gate"
 PROTOCOL = "1"
 GREETING = f"{PROGRAM} {PROTOCOL} ready".encode()
+
+# The word for a ListQuery, and a line of its output.
+LIST = "list"
+PASSIVE = "passive"
 
 # A frame: its kind, the length of its content in bytes, and the content.
 # A file is any number of DATA frames and an END.
@@ -40,30 +44,56 @@ class Opening(NamedTuple):
     config: str = ""
 
 
+class ListQuery(NamedTuple):
+    """Ask a gate for the names of all WAL that the archive of a server holds.
+
+    It is an ssh command of its own. The output has a name in each line, and the line
+    PASSIVE before them when this Barman copies the archive of another one.
+    """
+
+    server: str
+    config: str = ""
+
+    def command_line(self) -> str:
+        return " ".join([PROGRAM, PROTOCOL, LIST, shlex.quote(self.server), shlex.quote(self.config)])
+
+    def means_absent(self, _status: int, _stderr: str) -> bool:
+        return False
+
+
 def opening_line(opening: Opening) -> str:
     """Return the ssh command of a connection."""
     words = (opening.server, ",".join(opening.accepts), opening.compression, opening.config)
     return " ".join([PROGRAM, PROTOCOL, *map(shlex.quote, words)])
 
 
-def is_opening_line(command_line: str) -> bool:
-    """Return whether an ssh command comes from our fetcher."""
+def is_ours(command_line: str) -> bool:
+    """Return whether an ssh command is an opening line, or a ListQuery's."""
     return command_line.split(" ", 1)[0] == PROGRAM
 
 
-def parse_opening(command_line: str) -> Opening:
-    """Return what opening_line was made of. Raises getwal.Refused."""
+def parse_command(command_line: str) -> Union[Opening, ListQuery]:
+    """Return what a command line of our fetcher asks. Raises getwal.Refused."""
     words = getwal.split(command_line)
-    if len(words) != 6 or words[0] != PROGRAM:
-        raise getwal.Refused("not an opening line")
-    _, protocol, server, accepts, compression, config = words
-    if protocol != PROTOCOL:
-        raise getwal.Refused(f"protocol {protocol} is not spoken here, only {PROTOCOL}")
+    if words[:1] != [PROGRAM] or len(words) not in (5, 6):
+        raise getwal.Refused("not a command line of barman-wal-restore")
+    if words[1] != PROTOCOL:
+        raise getwal.Refused(f"protocol {words[1]} is not spoken here, only {PROTOCOL}")
+    if len(words) == 5:
+        _, _, word, server, config = words
+        if word != LIST:
+            raise getwal.Refused(f"{word!r} is not served here")
+        return ListQuery(_check_server(server), config)
+    _, _, server, accepts, compression, config = words
     if compression and compression not in getwal.COMPRESSIONS:
         raise getwal.Refused(f"no compression {compression!r} here")
+    return Opening(_check_server(server), tuple(accepts.split(",")), compression, config)
+
+
+def _check_server(server: str) -> str:
     if server.startswith("-"):
         raise getwal.Refused(f"no server is called {server!r}")
-    return Opening(server, tuple(accepts.split(",")), compression, config)
+    return server
 
 
 def request_line(name: str) -> bytes:

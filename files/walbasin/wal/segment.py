@@ -85,15 +85,15 @@ def segment_name(timeline_id: int, number: int, size: int) -> str:
     return f"{timeline_id:08X}{log:08X}{low:08X}"
 
 
-def verify_segment(name: str, header: bytes, length: int, system_identifier: Optional[int]) -> int:
+def verify_header(name: str, header: bytes, system_identifier: Optional[int]) -> int:
     """Return the segment size in bytes that a valid segment's header gives.
 
-    header: the first bytes of the file; length: its size in bytes; system_identifier:
-    the cluster's, or None where it is not known.
-    Raises InvalidWal unless the file is segment `name` of this cluster.
+    header: the first bytes of the file; system_identifier: the cluster's, or None where
+    it is not known. Raises InvalidWal unless it is that of segment `name` of this
+    cluster.
     """
     if len(header) < LONG_HEADER.size:
-        raise InvalidWal(f"{length} bytes, too short for a WAL segment{_first_bytes(header)}")
+        raise InvalidWal(f"{len(header)} bytes, too short for a WAL segment{_first_bytes(header)}")
     magic, info, page_timeline, address, remaining, origin, size, block_size = LONG_HEADER.unpack_from(header)
     if magic not in MAGIC_RANGE or not info & HAS_LONG_HEADER:
         raise InvalidWal(f"it does not begin with a WAL page header{_first_bytes(header)}")
@@ -103,8 +103,6 @@ def verify_segment(name: str, header: bytes, length: int, system_identifier: Opt
         raise InvalidWal(f"its first page header is damaged{_first_bytes(header)}")
     if size & (size - 1) or not SMALLEST <= size <= LARGEST:
         raise InvalidWal(f"its header gives an impossible segment size, {size} bytes")
-    if length != size:
-        raise InvalidWal(f"{length} bytes where a segment has {size}")
     if address != segment_number(name, size) * size:
         position = f"{address >> 32:X}/{address & 0xFFFFFFFF:X}"
         raise InvalidWal(f"its first page belongs at {position}, which is another segment")
@@ -113,6 +111,18 @@ def verify_segment(name: str, header: bytes, length: int, system_identifier: Opt
     if system_identifier is not None and origin != system_identifier:
         raise InvalidWal(f"it is of another cluster (system identifier {origin}, ours is {system_identifier})")
     return int(size)
+
+
+def verify_segment(name: str, header: bytes, length: int, system_identifier: Optional[int]) -> int:
+    """Return the segment size in bytes, as verify_header does.
+
+    length: the size of the file in bytes. Raises InvalidWal unless the file is segment
+    `name` of this cluster, and whole.
+    """
+    size = verify_header(name, header, system_identifier)
+    if length != size:
+        raise InvalidWal(f"{length} bytes where a segment has {size}")
+    return size
 
 
 def _first_bytes(content: bytes) -> str:

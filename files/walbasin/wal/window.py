@@ -5,9 +5,6 @@ from typing import Container, Dict, Iterable, List, Mapping, Tuple
 
 from walbasin.wal import segment
 
-# How many segments behind a missing one are looked for: far, and with few requests.
-PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
-
 
 def offered_to_fetch(
     requested: str, offered: Iterable[str], spooled: Iterable[str], jobs: int, free_segments: int
@@ -87,20 +84,3 @@ def next_to_fetch(
     missing = [name for name in reachable if name not in spooled and name not in in_flight]
     unanswered = sum(not has_first_byte for has_first_byte in in_flight.values())
     return missing[: max(0, lookahead_credit - unanswered)]
-
-
-def gap_probes(missing: str, size: int, histories: Iterable[Mapping[int, int]]) -> List[List[str]]:
-    """Return the segments that prove a gap, if the archive holds one of them.
-
-    They lie behind a missing segment on its own timeline, and on those that begin later
-    along a history (see timeline_starts): a primary that died has not archived all that
-    its successor has replayed, and nobody else does.
-    """
-    own, number = segment.timeline(missing), segment.segment_number(missing, size)
-    last_before = {own: number}
-    for starts in histories:
-        if own in starts:
-            last_before.update({each: start - 1 for each, start in starts.items() if each > own and start > number})
-    return [
-        [segment.segment_name(each, last + step, size) for step in PROBES] for each, last in sorted(last_before.items())
-    ]

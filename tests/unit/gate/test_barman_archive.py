@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from walbasin.gate import barman_archive
-from walbasin.gate.barman_archive import Folders, UnknownFolders
+from walbasin.gate.barman_archive import ArchiveMissing, Folders, UnknownFolders
 
 SEGMENT = "0000000100000002000000FE"
 
@@ -53,15 +53,44 @@ def test_unknown_server(home: Path, server: str) -> None:
 
 
 def test_active_model(home: Path) -> None:
+    """Look into the same folders: Barman allows no paths in a model."""
     (home / "angus" / ".active-model.auto").write_text("standby\n")
-    with pytest.raises(UnknownFolders, match="model"):
-        folders(home)
+    assert folders(home).wals == str(home / "angus" / "wals")
 
 
-def test_wal_in_a_cloud(home: Path) -> None:
-    (home / "barman.d" / "angus.conf").write_text("[angus]\nwals_directory = s3://bucket/wals\n")
-    with pytest.raises(UnknownFolders, match="not a folder here"):
-        folders(home)
+@pytest.mark.parametrize("url", ["s3://bucket/wals", "azure://account.blob/container", "gs://bucket/wals"])
+def test_wal_in_a_cloud(home: Path, url: str) -> None:
+    (home / "barman.d" / "angus.conf").write_text(f"[angus]\nwals_directory = {url}\n")
+    with pytest.raises(ArchiveMissing, match=f"keeps this WAL in {url}"):
+        barman_archive.open_file(folders(home), SEGMENT)
+
+
+@pytest.mark.parametrize(
+    ("server", "model", "active", "expected"),
+    [
+        ("", "", "", False),
+        ("primary_ssh_command = ssh barman@a", "", "", True),
+        ("", "primary_ssh_command = ssh barman@a", "", False),
+        ("", "primary_ssh_command = ssh barman@a", "angus:copy", True),
+    ],
+)
+def test_passive_node(home: Path, server: str, model: str, active: str, expected: bool) -> None:
+    (home / "barman.d" / "angus.conf").write_text(f"[angus]\n{server}\n[angus:copy]\nmodel = true\n{model}\n")
+    if active:
+        (home / "angus" / ".active-model.auto").write_text(active)
+    assert barman_archive.is_passive(barman_archive.read_config(str(home / "barman.conf")), "angus") is expected
+
+
+def test_list_names(home: Path) -> None:
+    where = folders(home)
+    assert list(barman_archive.list_names(where)) == []
+    for name in (f"wals/{SEGMENT[:16]}/{SEGMENT}", "wals/00000002.history", "wals/xlog.db", "wals/0001/x"):
+        (home / "angus" / name).parent.mkdir(exist_ok=True)
+        (home / "angus" / name).touch()
+    (home / "angus" / "streaming").mkdir()
+    (home / "angus" / "streaming" / "000000010000000200000100").touch()
+    (home / "angus" / "streaming" / "000000010000000300000000.partial").touch()
+    assert sorted(barman_archive.list_names(where)) == [SEGMENT, "000000010000000200000100", "00000002.history"]
 
 
 @pytest.mark.parametrize("text", ["", "[angus\n", "[barman]\nbarman_home = %(nowhere)s\n"])
@@ -92,8 +121,10 @@ def test_archive_gone(home: Path) -> None:
     where = folders(home)
     assert barman_archive.open_file(where, SEGMENT) is None
     (home / "angus").rename(home / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="angus/wals"):
+    with pytest.raises(ArchiveMissing, match="angus/wals is not a folder here"):
         barman_archive.open_file(where, SEGMENT)
+    with pytest.raises(ArchiveMissing, match="angus/wals is not a folder here"):
+        list(barman_archive.list_names(where))
 
 
 def test_log_format(home: Path) -> None:

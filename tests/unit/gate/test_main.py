@@ -1,5 +1,6 @@
 import pytest
 from walbasin.gate import main
+from walbasin.wal import getwal
 from walbasin.wal.getwal import Refused
 
 SEGMENT = "000000010000000000000001"
@@ -20,7 +21,9 @@ SEGMENT = "000000010000000000000001"
     ],
 )
 def test_served_commands(remote_command: str, command: list[str]) -> None:
-    assert main.barman_command(remote_command, ["angus", "berta"], "") == command
+    asked = main.parse(remote_command, ["angus", "berta"], "")
+    assert isinstance(asked, getwal.Request)
+    assert ["barman", *getwal.arguments(asked)] == command
 
 
 @pytest.mark.parametrize(
@@ -34,18 +37,22 @@ def test_served_commands(remote_command: str, command: list[str]) -> None:
         (f"barman get-wal 'all' '{SEGMENT}'", "server 'all'"),
         (f"barman --config /tmp/evil.conf get-wal 'angus' '{SEGMENT}'", "configuration '/tmp/evil.conf'"),
         ("cat /etc/passwd", "only barman get-wal"),
+        ("barman-wal-gate 1 list clara ''", "server 'clara'"),
+        ("barman-wal-gate 1 list angus /tmp/evil.conf", "configuration '/tmp/evil.conf'"),
     ],
 )
 def test_refused_commands(remote_command: str, cause: str) -> None:
     with pytest.raises(Refused, match=cause):
-        main.barman_command(remote_command, ["angus", "berta"], "")
+        main.parse(remote_command, ["angus", "berta"], "")
 
 
 @pytest.mark.parametrize("option", ["", "--config /etc/b2.conf "])
 def test_configuration_of_the_key(option: str) -> None:
     remote_command = f"barman {option}get-wal 'angus' '{SEGMENT}'"
     command = ["barman", "--config", "/etc/b2.conf", "get-wal", "angus", SEGMENT]
-    assert main.barman_command(remote_command, ["angus"], "/etc/b2.conf") == command
+    asked = main.parse(remote_command, ["angus"], "/etc/b2.conf")
+    assert isinstance(asked, getwal.Request)
+    assert ["barman", *getwal.arguments(asked)] == command
 
 
 def test_refusal_logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

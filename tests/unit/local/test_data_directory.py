@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from walbasin import policy
 from walbasin.local import data_directory
 from walbasin.wal import segment
 
+from tests.support.barman_host import FILES
 from tests.support.wal_builder import FOREIGN, MIB, OURS, build_data_directory, build_segment
 
 
@@ -59,6 +62,23 @@ def test_pg_wal_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "pg_wal").symlink_to(tmp_path / "disk" / "wal")
     monkeypatch.chdir(tmp_path)
     assert data_directory.find(str(folder / "pg_wal" / "RECOVERYXLOG")) == read(folder)
+
+
+def test_found_above_a_wrapper(tmp_path: Path) -> None:
+    """Find the data directory of a process above, like PostgreSQL's startup process."""
+    folder = build_data_directory(tmp_path / "main")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = f"import sys; sys.path.insert(0, {str(FILES)!r})\nfrom walbasin.local import data_directory\n"
+    command = f'cd {elsewhere} && {sys.executable} -c "$1"; exit $?'
+    done = subprocess.run(
+        ["sh", "-c", f"({command}); true", "sh", f"{script}print(data_directory.find('x').path)"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{folder}\n"
 
 
 def test_call_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +163,9 @@ def test_settings_grammar(text: str, values: dict[str, str]) -> None:
     [
         (11, "recovery.conf", "trigger_file = '/tmp/go'", "/tmp/go"),
         (11, "recovery.conf", "trigger_file = 'go'", "{}/go"),  # relative to PGDATA
+        (15, "postgresql.conf", "promote_trigger_file = '/tmp/go'", "/tmp/go"),
         (15, "postgresql.auto.conf", "promote_trigger_file = '/tmp/go'", "/tmp/go"),
+        (15, "postmaster.opts", 'postgres "-D" "x" "-c" "promote_trigger_file=/tmp/go"', "/tmp/go"),
     ],
 )
 def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, trigger: str) -> None:
@@ -151,6 +173,33 @@ def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, tri
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote")]
     (folder / file).write_text(f"{line}\n")
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote"), trigger.format(folder)]
+
+
+def test_included_settings(tmp_path: Path) -> None:
+    """Read the files that PostgreSQL reads, in its order."""
+    folder = build_data_directory(tmp_path / "main")
+    etc = tmp_path / "etc"
+    (etc / "conf.d").mkdir(parents=True)
+    (folder / "postmaster.opts").write_text(f'/usr/bin/postgres "-D" "{folder}" "-c" "config_file={etc}/a.conf"\n')
+    (folder / "postgresql.conf").write_text("recovery_target_timeline = 7\n")
+    (etc / "a.conf").write_text("a = 1\nb = 1\ninclude_dir 'conf.d'\ninclude_if_exists = 'missing'\nc = 1\n")
+    (etc / "conf.d" / "1.conf").write_text("b = 2\nc = 2\nd = 2\ninclude '1.conf'\n")
+    (etc / "conf.d" / "ignored").write_text("a = 3\n")
+    (folder / "postgresql.auto.conf").write_text("d = 3\n")
+    found = data_directory.read_settings(read(folder))
+    assert {name: found[name] for name in "abcd"} == {"a": "1", "b": "2", "c": "1", "d": "3"}
+    assert "recovery_target_timeline" not in found
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "expected"),
+    [(15, "", None), (11, "", 1), (11, "latest", None), (15, "current", 1), (15, "3", 3), (15, "'3'", 3)],
+)
+def test_target_timeline(tmp_path: Path, version: int, value: str, expected: int | None) -> None:
+    folder = build_data_directory(tmp_path / "main", version)
+    file = folder / ("postgresql.auto.conf" if version >= 12 else "recovery.conf")
+    file.write_text(f"recovery_target_timeline = {value}\n" if value else "")
+    assert data_directory.target_timeline(read(folder), 1) == expected
 
 
 def test_segment_size(tmp_path: Path) -> None:
@@ -176,6 +225,4 @@ def test_histories(tmp_path: Path) -> None:
     assert list(data_directory.read_histories(read(folder))) == []
     (folder / "pg_wal" / "00000003.history").write_text("1\t0/5000148\tfirst\n2\t1/0A000000\tsecond\n")
     (folder / "pg_wal" / "00000004.history").write_text("no history\n")
-    assert list(data_directory.read_histories(read(folder))) == [
-        ("00000003.history", [(1, 0x5000148), (2, 0x10A000000)])
-    ]
+    assert list(data_directory.read_histories(read(folder))) == [(3, [(1, 0x5000148), (2, 0x10A000000)])]

@@ -20,22 +20,6 @@ def test_read_command() -> None:
 @pytest.mark.parametrize("folder", ["/it's/here", "/a b", "/$(reboot)", "/a;b"])
 def test_folder_quoted(folder: str) -> None:
     assert shlex.split(stock_barman.ReadSegment(folder, NAME).command_line())[2:] == [f"{folder}/{NAME[:16]}/{NAME}"]
-    assert f"show-servers {shlex.quote(folder)} " in stock_barman.WalsDirectoryQuery(folder).command_line()
-
-
-@pytest.mark.parametrize(
-    ("output", "folder"),
-    [
-        (b"\twals_directory: /var/lib/barman/angus/wals\n", "/var/lib/barman/angus/wals"),
-        (b"wals_directory: /with a blank/wals\n", "/with a blank/wals"),
-        (b"", ""),
-        (b"\twals_directory: None\n", ""),
-        (b"Welcome to barman\n", ""),
-        (b"\twals_directory: /a\x1b[2J\n", ""),
-    ],
-)
-def test_wals_directory(output: bytes, folder: str) -> None:
-    assert stock_barman.parse_wals_directory(output) == folder
 
 
 @pytest.mark.parametrize(

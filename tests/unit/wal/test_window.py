@@ -1,7 +1,6 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walbasin.wal import segment, window
+from walbasin.wal import window
 
 from tests.support.wal_builder import MIB
 
@@ -86,38 +85,3 @@ def test_lookahead_credit() -> None:
 
 def test_end_of_archive() -> None:
     assert window.next_to_fetch(names(6, 7, 8, 9), set(names(8)), [], {}, lookahead_credit=9) == names(6, 7)
-
-
-# How many segments behind the missing one the probes lie.
-DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-def test_gap_probes() -> None:
-    (probes,) = window.gap_probes("0000000200000000000000FF", SIZE, [])
-    assert [segment.segment_number(name, SIZE) - 0xFF for name in probes] == list(DISTANCES)
-    assert {segment.timeline(name) for name in probes} == {2}
-
-
-@pytest.mark.parametrize(
-    ("missing", "histories", "first_probes"),
-    [
-        # Timeline 2 begins in segment 7, timeline 3 in 9.
-        (names(6), [{1: 0, 2: 7, 3: 9}], {1: 7, 2: 7, 3: 9}),
-        (names(4), [{1: 0, 2: 7}, {1: 0, 2: 7, 3: 9}], {1: 5, 2: 7, 3: 9}),
-        # PostgreSQL has requested segment 7 of timeline 2 before that of its parent.
-        (names(7), [{1: 0, 2: 7, 3: 9}], {1: 8, 3: 9}),
-        (names(8, timeline=2), [{1: 0, 2: 7, 3: 9}], {2: 9, 3: 9}),
-        (names(9, timeline=3), [{1: 0, 2: 7, 3: 9}], {3: 10}),
-        # Two timelines branch off timeline 1, and timeline 3 is no child of timeline 2.
-        (names(6), [{1: 0, 2: 7}, {1: 0, 3: 8}], {1: 7, 2: 7, 3: 8}),
-        (names(6, timeline=2), [{1: 0, 3: 8}], {2: 7}),
-    ],
-)
-def test_gap_probes_across_timelines(
-    missing: list[str], histories: list[dict[int, int]], first_probes: dict[int, int]
-) -> None:
-    found = window.gap_probes(missing[0], SIZE, histories)
-    assert found == [
-        [segment.segment_name(each, first - 1 + step, SIZE) for step in DISTANCES]
-        for each, first in first_probes.items()
-    ]

@@ -1,0 +1,136 @@
+"""Ask which files Barman's archive of one server holds."""
+
+import shlex
+from typing import FrozenSet, Iterable, NamedTuple
+
+from walbasin.local.debug import debug
+from walbasin.remote.archive import Archive, RemoteOutput, run
+from walbasin.remote.errors import NotInArchive, RemoteError
+from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
+from walbasin.wal import protocol, segment
+
+# Bytes: the names of some millions of segments.
+LONGEST = 256 << 20
+# Seconds. show-servers connects to the primary, which may be why we are asked at all.
+QUERY_LIMIT = 20
+
+
+class Listing(NamedTuple):
+    """Hold what an archive has, and whether it copies that of another Barman."""
+
+    names: FrozenSet[str]
+    is_passive: bool = False
+
+
+class ServerQuery(NamedTuple):
+    """Ask stock Barman for the folders of a server's WAL, and whether it is passive.
+
+    Nothing else that Barman says of it (passwords, too) leaves its host.
+    """
+
+    server: str
+    config: str = ""
+
+    def command_line(self) -> str:
+        config = f"--config {shlex.quote(self.config)} " if self.config else ""
+        query = f"timeout {QUERY_LIMIT} barman {config}show-servers {shlex.quote(self.server)}"
+        return f"{query} 2>/dev/null | grep -w -e {' -e '.join(ServerFolders._fields)}"
+
+    def means_absent(self, status: int, _stderr: str) -> bool:
+        return status == 1
+
+
+class ServerFolders(NamedTuple):
+    """Hold what Barman says of a server: folders, and "True" for a passive node.
+
+    A folder that it did not name is empty.
+    """
+
+    wals_directory: str = ""
+    incoming_wals_directory: str = ""
+    streaming_wals_directory: str = ""
+    passive_node: str = ""
+
+
+def parse_server(output: bytes) -> ServerFolders:
+    """Return what Barman has answered to a ServerQuery.
+
+    >>> parse_server(b"\\twals_directory: /var/lib/barman/angus/wals\\n").wals_directory
+    '/var/lib/barman/angus/wals'
+    """
+    found = {}
+    for line in output.decode("utf-8", "replace").splitlines():
+        name, _, value = line.strip().partition(": ")
+        is_folder = value.startswith("/") and value.isprintable()
+        if name in ServerFolders._fields and (is_folder or name == "passive_node"):
+            found[name] = value
+    return ServerFolders(**found)
+
+
+class FindNames(NamedTuple):
+    """List the names of the files in a stock Barman's folders. wals/ comes last."""
+
+    folders: ServerFolders
+
+    def command_line(self) -> str:
+        wals, *others = map(shlex.quote, filter(None, self.folders[:3]))
+        find = "find -L {} -maxdepth 2 -type f -printf '%f\\n'"
+        first = f"{find.format(' '.join(others))} 2>/dev/null; " if others else ""
+        return f"{first}{find.format(wals)}"
+
+    def means_absent(self, _status: int, _stderr: str) -> bool:
+        return False
+
+
+def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
+    """Return what the archive holds. Raises FetchError, InvalidWal.
+
+    probes: of these, at least, it is found out even where the host lists nothing.
+    """
+    server, config = archive.request.server, archive.request.config
+    try:
+        return parse_listing(run(archive, protocol.ListQuery(server, config), LONGEST))
+    except RemoteError as error:
+        debug(f"no gate lists the archive: {error}")
+    folders = ServerFolders()
+    try:
+        folders = parse_server(run(archive, ServerQuery(server, config)))
+    except (RemoteError, NotInArchive) as error:
+        debug(f"Barman does not tell its folders: {error}")
+    is_passive = folders.passive_node == "True"
+    if folders.wals_directory:
+        try:
+            return parse_listing(run(archive, FindNames(folders), LONGEST))._replace(is_passive=is_passive)
+        except RemoteError as error:
+            debug(f"the folders cannot be listed: {error}")
+    return Listing(_held(archive, probes), is_passive)
+
+
+def parse_listing(output: bytes) -> Listing:
+    """Return the names in the output of a ListQuery, or of FindNames.
+
+    >>> parse_listing(b"passive\n00000002.history\nWelcome!\n")
+    Listing(names=frozenset({'00000002.history'}), is_passive=True)
+    """
+    lines = output.decode("ascii", "replace").splitlines()
+    return Listing(frozenset(filter(segment.is_wal_file_name, lines)), protocol.PASSIVE in lines)
+
+
+def _held(archive: Archive, names: Iterable[str]) -> FrozenSet[str]:
+    """Return which of these files the archive holds. Raises FetchError.
+
+    Each is a session with `barman get-wal`, which is all that some keys may do.
+    """
+    outputs = []
+    waiting = list(names)
+    with EventLoop() as loop:
+        while waiting or len(loop):
+            while waiting and len(loop) < MOST_CONNECTIONS:
+                output = RemoteOutput()
+                outputs.append(output)
+                loop.add(Session(archive.remote, archive.peek_for(waiting.pop(0), 1), output.add, output.end))
+            loop.run_once()
+    found = frozenset(name for output in outputs for name in output.names())
+    if not found and any(output.error for output in outputs):
+        raise next(output.error for output in outputs if output.error)
+    return found
