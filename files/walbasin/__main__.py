@@ -16,22 +16,27 @@ RESTORE_OFFSET = 100
 def _restore(words: "list[str]") -> int:
     from walbasin.local import handover
 
-    shell, spool, *words = words
+    shell, spool, server, name, destination, look, *words = words
     handover.shell_pid = int(shell)
     try:
-        return _call(spool, words)
+        return _call(spool, words, server, name, destination, bool(look))
     except handover.ParentGone:
         # Nobody sees this status. If somebody does, something has come between shell
         # and Python, and nothing was delivered.
         return 1
 
 
-def _call(spool: str, words: "list[str]") -> int:
+def _call(spool: str, words: "list[str]", server: str, name: str, destination: str, look: bool) -> int:
+    """Return the exit status of one call.
+
+    spool: found by the shell, without the segment in it, or empty. The shell has then
+    taken the command line apart as well; look: see fast_path.
+    """
     reply = None
-    if spool:  # the shell has found it, and not the segment in it
+    if spool:
         from walbasin.fetcher import fast_path
 
-        status, reply = fast_path.run(spool, words)
+        status, reply = fast_path.run(spool, words, server, name, destination, look)
         if status is not None:
             return RESTORE_OFFSET + status
     from walbasin.fetcher.exit_status import FATAL_STATUS

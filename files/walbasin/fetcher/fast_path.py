@@ -8,29 +8,28 @@ import os
 from walbasin.fetcher import log
 from walbasin.local import handover, ipc
 
-# Options with which a file that is not in the archive needs another look.
-NEEDS_SECOND_LOOK = {"-P", "--partial", "--mode"}
 
-
-def run(spool: str, words: "list[str]") -> "tuple[int | None, ipc.Reply | None]":
+def run(
+    spool: str, words: "list[str]", server: str, name: str, destination: str, look: bool
+) -> "tuple[int | None, ipc.Reply | None]":
     """Return the exit status of a call, or None and the reply that was not enough.
 
-    spool: the folder of a spool on pg_wal's filesystem. words: the command line.
+    spool: the folder of a spool on pg_wal's filesystem. words: the command line. look:
+    whether a file that is not in the archive needs another look (-P, --mode).
     """
-    server, name, destination = words[-3:]
     try:
         folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:  # removed since the shell has found it
         return None, None
     try:
-        reply = ipc.request_file(folder, name, ipc.fingerprint(words))
+        reply = ipc.request_file(folder, name, ipc.fingerprint(words, name, destination))
         if reply is None:
             return None, None
         if reply.outcome == "delivered" and not reply.detail:
             handover.rename(name, destination, folder)
             ipc.notify_taken(folder, name)
             return 0, None
-        if reply.outcome == "absent" and reply.mode == "standby" and not NEEDS_SECOND_LOOK & set(words):
+        if reply.outcome == "absent" and reply.mode == "standby" and not look:
             log.log_absent(name, server, log.ASKS_AGAIN)
             return 1, None
         return None, reply

@@ -4,6 +4,7 @@ What a spool hit does not need is imported late: PostgreSQL waits for this call,
 by segment.
 """
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -38,6 +39,7 @@ def main(words: List[str], reply: Optional[Reply] = None) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    _raise_descriptor_limit()
     debug(f"called with {words}")
     try:
         status = _main(words, reply)
@@ -53,6 +55,15 @@ def main(words: List[str], reply: Optional[Reply] = None) -> int:
         raise
     debug(f"ends with status {status}")
     return status
+
+
+def _raise_descriptor_limit() -> None:
+    """Have room for our own descriptors: PostgreSQL up to 15 may hand on a thousand."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop(number: int, _: Optional[FrameType]) -> NoReturn:

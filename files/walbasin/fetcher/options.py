@@ -135,5 +135,5 @@ def parse(words: List[str]) -> Options:
         raise UsageError(f"--{options.form} is a form of --status")
     if not options.test and not options.status and not segment.is_wal_file_name(options.wal_name):
         raise UsageError(f"{options.wal_name!r} is no name of a WAL or history file")
-    options.fingerprint = ipc.fingerprint(words)
+    options.fingerprint = ipc.fingerprint(words, options.wal_name, options.wal_dest)
     return options

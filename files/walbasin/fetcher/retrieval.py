@@ -97,10 +97,12 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     try:
         if spool is None or cluster is None or options.parallel < 2:
             _fetch_directly(call, None)
-        elif process.may_run(cluster):
-            _fetch_through_prefetch(call, spool, cluster, reply)
+            return
+        reason = process.why_not(spool, cluster)
+        if reason:
+            _fetch_with_foreground_prefetch(call, spool, cluster, reason)
         else:
-            _fetch_with_foreground_prefetch(call, spool, cluster)
+            _fetch_through_prefetch(call, spool, cluster, reply)
     except HostUnreachable:
         if spool is not None:
             spool.record_outage()
@@ -165,10 +167,10 @@ def _deliver_reply(call: Call, spool: Spool, reply: Reply) -> None:
         raise PrefetchUnavailable
 
 
-def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirectory) -> None:
+def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirectory, reason: str) -> None:
     """Fetch what comes next beside the requested file, before this call ends.
 
-    That is the way where no prefetch process may run.
+    reason: why no prefetch process may run.
     """
     name, jobs = call.options.wal_name, call.options.parallel
     prefetch = None
@@ -176,7 +178,7 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
         prefetch = ForegroundPrefetch(spool, call.archive(), name, jobs, cluster.segment_size)
         if spool.register(cluster):
             log(
-                f"{name}: process 1 is the postmaster, so there is no prefetch process; "
+                f"{name}: {reason}, so there is no prefetch process; "
                 f"-p {jobs} fetches as many segments at a time before it answers"
             )
     _fetch_directly(call, prefetch)

@@ -53,14 +53,25 @@ class Folders(NamedTuple):
     streaming: str
 
 
+def is_config(path: str, config: str) -> bool:
+    """Return whether a path is the file that read_config(config) reads."""
+    found = next(filter(os.path.exists, _candidates(config)), config)
+    return bool(found) and os.path.realpath(path) == os.path.realpath(found)
+
+
+def _candidates(path: str) -> List[str]:
+    """Return the file that is named, else those where Barman looks, in its order."""
+    return [path] if path else [os.path.expanduser(one) for one in CONFIG_FILES]
+
+
 def read_config(path: str = "") -> configparser.ConfigParser:
     """Return Barman's configuration, with the files that it includes.
 
     path: the file; by default the first of its usual places. Raises UnknownFolders.
     """
     config = configparser.ConfigParser(strict=False)
-    candidates = [path] if path else [os.path.expanduser(one) for one in CONFIG_FILES]
-    found = next((one for one in candidates if os.path.exists(one)), None)
+    candidates = _candidates(path)
+    found = next(filter(os.path.exists, candidates), None)
     if found is None:
         raise UnknownFolders(f"there is no configuration in {' or '.join(candidates)}")
     try:

@@ -35,7 +35,7 @@ def parse(command_line: str, servers: List[str], config: str) -> Asked:
 def _check_allowed(asked: Asked, servers: List[str], config: str) -> Asked:
     if asked.server not in servers:
         raise getwal.Refused(f"this key does not fetch WAL of server {asked.server!r}")
-    if asked.config not in ("", config):
+    if asked.config and not barman_archive.is_config(asked.config, config):
         raise getwal.Refused(f"this key does not use the configuration {asked.config!r}")
     return asked._replace(config=config)
 

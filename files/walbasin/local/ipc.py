@@ -44,12 +44,12 @@ class Reply:
         return cls(outcome, mode, detail, bool(is_outage))
 
 
-def fingerprint(words: "list[str]") -> str:
+def fingerprint(words: "list[str]", name: str, destination: str) -> str:
     """Return what calls must have in common to share one prefetch process.
 
-    That is the version and all options.
+    That is the version, and the command line without what changes from call to call.
     """
-    return ascii([VERSION, *words[:-2]])
+    return ascii([VERSION, *(word for word in words if word not in (name, destination))])
 
 
 def path_in(folder: int, name: str) -> str:

@@ -28,6 +28,8 @@ UNFINISHED = ".unfinished"
 COMPRESSED = ".compressed" + UNFINISHED
 # Holds when Barman was last found unreachable.
 OUTAGE = "outage"
+# Holds the id of the last prefetch process.
+PROCESS = "process"
 # What the spool leaves free on its filesystem: segments, and a share of the whole.
 SPARE_SEGMENTS = 4
 SPARE_SHARE = 0.05
@@ -101,6 +103,10 @@ class Spool:
         except OSError as error:
             raise SpoolRefused(f"spool {root}: {error.strerror}") from error
 
+    def descriptors(self) -> List[int]:
+        """Return what it has open."""
+        return [self._root, self._folder]
+
     def names(self) -> List[str]:
         """Return the segments in it, in order."""
         return sorted(name for name in os.listdir(self._folder) if segment.is_segment_name(name))
@@ -164,10 +170,10 @@ class Spool:
         return found
 
     def clear(self) -> None:
-        """Empty it, but for the outage that callers must know of."""
+        """Empty it, but for what later calls must know."""
         with contextlib.suppress(OSError):
             self.unregister()
-        self.remove(set(os.listdir(self._folder)) - {OUTAGE})
+        self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS})
 
     def deliver(self, name: str, destination: str) -> bool:
         """Move a segment to its destination. Return False when it is not here.
@@ -272,6 +278,21 @@ class Spool:
                 return file.read().decode("utf-8", "replace")
         except OSError:
             return ""
+
+    def record_process(self, process: int) -> None:
+        """Remember the prefetch process."""
+        with contextlib.suppress(OSError), self.create(PROCESS) as file:
+            file.write(str(process).encode())
+            file.flush()
+            self.commit(PROCESS)
+
+    def former_process(self) -> Optional[int]:
+        """Return the id of the last prefetch process since the boot, or None."""
+        try:
+            with self._open_to_read(PROCESS) as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return None
 
     def record_outage(self) -> None:
         """Remember that Barman could not be reached just now."""

@@ -31,6 +31,8 @@ IDLE_LIMIT = 60.0
 TICK = 1.0
 # Seconds between two looks at what does not announce itself.
 POLL = 0.02
+# How often in a second to look whether a process that has ended was reaped.
+ZOMBIE_LOOKS = 10
 # Clients that may wait to be accepted.
 BACKLOG = 8
 # Bytes: all that a FIFO holds, so that no line is cut.
@@ -79,6 +81,7 @@ class PrefetchServer:
         debug(f"the prefetch process starts, for {self.cluster.path}")
         fifo = self.spool.open_taken_fifo()
         self.spool.register(self.cluster)
+        self.spool.record_process(os.getpid())
         with contextlib.suppress(OSError):
             whole_file.sweep(self.cluster.file("pg_wal"), "RECOVERYXLOG")
         try:
@@ -234,12 +237,50 @@ def _uptime() -> float:
         return float(file.read().split()[0])
 
 
-def may_run(cluster: DataDirectory) -> bool:
-    """Return False where process 1 is the postmaster.
+def why_not(spool: Spool, cluster: DataDirectory) -> str:
+    """Return why no prefetch process may run here, or an empty string.
 
-    It would inherit the prefetch process, and take its end for a backend's crash.
+    Process 1 inherits it. A postmaster takes its end for a backend's crash, and a
+    process that does not reap keeps a zombie of it.
     """
-    return cluster.postmaster_id is None or data_directory.process_id(cluster.postmaster_id) != 1
+    if cluster.postmaster_id is not None and data_directory.process_id(cluster.postmaster_id) == 1:
+        return "process 1 is the postmaster"
+    try:
+        with open("/proc/1/status", encoding="ascii", errors="replace") as file:
+            status = file.read()
+        with open("/proc/1/stat", encoding="ascii", errors="replace") as file:
+            stat = file.read()
+    except OSError:
+        return ""
+    return "" if may_reap(status, stat) and not _is_zombie(spool.former_process()) else "process 1 leaves zombies"
+
+
+def may_reap(status: str, stat: str) -> bool:
+    """Return False for a process that has never noticed the end of a child.
+
+    status, stat: what is in /proc/PID (proc(5)). It has caught, blocked or ignored
+    SIGCHLD, or has waited for a child: then that child's page faults are in cminflt.
+
+    >>> may_reap("SigIgn:\\t0000000000000000\\n", "1 (sleep) S 0 1 1 0 -1 4 120 0 0")
+    False
+    """
+    masks = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Sig"))
+    bit = 1 << (signal.SIGCHLD - 1)
+    notices = any(int(masks.get(name, "0"), 16) & bit for name in ("SigBlk", "SigIgn", "SigCgt"))
+    return notices or int(stat.rpartition(")")[2].split()[8]) > 0
+
+
+def _is_zombie(process: Optional[int]) -> bool:
+    """Return whether a process that has ended is not reaped, within a second."""
+    for _ in range(ZOMBIE_LOOKS):
+        try:
+            with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+                if file.read().rpartition(")")[2].split()[0] != "Z":
+                    return False
+        except OSError:
+            return False
+        time.sleep(1 / ZOMBIE_LOOKS)
+    return True
 
 
 def start(config: PrefetchConfig) -> bool:
@@ -269,11 +310,9 @@ def _become_prefetch_process(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.setsid()
         if os.fork() == 0:
-            # Close what is the server's: whoever waits for the end of its log would
-            # wait for us.
-            null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
+            # Close what is not ours: whoever waits for the end of the server's log, or
+            # for a lock around restore_command, would wait for us.
+            _close_all_but({listener.fileno(), *config.spool.descriptors()})
             config.spool.enter()
             PrefetchServer(config, listener, startup_process).run()
     except Stopped:
@@ -282,6 +321,16 @@ def _become_prefetch_process(
         report_internal_error(error)
     finally:
         os._exit(0)
+
+
+def _close_all_but(keep: Set[int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor not in keep:
+            with contextlib.suppress(OSError):  # that of the listing itself is gone
+                os.close(descriptor)
 
 
 def _stop(_number: int, _frame: Optional[FrameType]) -> NoReturn:

@@ -22,16 +22,20 @@ def function(name: str) -> str:
     return match.group()
 
 
+OPERANDS = ["barman", "angus", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]
+
+
+def parse(*words: str) -> str:
+    """Return what the shell reads in a command line, or an empty string."""
+    program = f'{function("parse")}parse "$@" && echo "$host $server $name $to $dir $look"'
+    done = subprocess.run(["sh", "-c", program, "sh", *words], stdout=subprocess.PIPE, text=True, check=False)
+    return done.stdout.strip()
+
+
 def parses(*words: str) -> bool:
-    """Return whether the shell's option loop comes through to the four operands."""
-    loop = re.search(r"^    while .*?^    done\n", function("enter_spool"), re.MULTILINE | re.DOTALL)
-    assert loop
-    program = f'loop() {{ dir=default\n{loop.group()}echo "$# $dir"; }}; loop "$@"'
-    operands = ["barman", "angus", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]
-    done = subprocess.run(
-        ["sh", "-c", program, "sh", *words, *operands], stdout=subprocess.PIPE, text=True, check=False
-    )
-    return done.stdout.startswith("4 ")
+    """Return whether the shell finds the operands behind, and before, some options."""
+    expected = " ".join(OPERANDS)
+    return all(parse(*line).startswith(expected) for line in ([*words, *OPERANDS], [*OPERANDS, *words]))
 
 
 def value_for(action: argparse.Action) -> list[str]:
@@ -57,5 +61,34 @@ def test_option_unknown() -> None:
     assert not parses("--no-such-option", "7")
 
 
-def test_spool_dir_from_options_py() -> None:
-    assert f"dir={options.SPOOL}\n" in function("enter_spool")
+@pytest.mark.parametrize(
+    ("words", "dir_and_look"),
+    [
+        ([], options.SPOOL),
+        (["--spool-dir", "/a b"], "/a b"),
+        (["--spool-dir=/x", "--spool-dir=/y"], "/y"),
+        (["-zp8"], options.SPOOL),
+        (["-zp", "8"], options.SPOOL),
+        (["-Ubarman", "-s10"], options.SPOOL),
+        (["-zPp8"], f"{options.SPOOL} 1"),
+        (["--partial"], f"{options.SPOOL} 1"),
+        (["--mode=recovery"], f"{options.SPOOL} 1"),
+    ],
+)
+def test_values_read_by_shell(words: list[str], dir_and_look: str) -> None:
+    assert parse(*words, *OPERANDS) == parse(*OPERANDS, *words) == f"{' '.join(OPERANDS)} {dir_and_look}"
+    assert vars(options.parse([*words, *OPERANDS]))["wal_name"] == OPERANDS[2]
+
+
+@pytest.mark.parametrize("words", [[], OPERANDS[:3], [*OPERANDS, "more"], [*OPERANDS, "--port"], [*OPERANDS, "-zp"]])
+def test_incomplete_command_line(words: list[str]) -> None:
+    assert parse(*words) == ""
+
+
+@pytest.mark.parametrize("words", [["-p", "4"], ["-p4", "--port=7"], ["--para", "4"]])
+def test_fingerprint_of_any_order(words: list[str]) -> None:
+    """Take all calls of one restore_command for calls of the same one."""
+    other = [*OPERANDS[:2], "00000002.history", "pg_wal/RECOVERYHISTORY"]
+    fingerprints = {options.parse(line).fingerprint for line in ([*OPERANDS, *words], [*other, *words])}
+    fingerprints |= {options.parse(line).fingerprint for line in ([*words, *OPERANDS], [*words, *other])}
+    assert len(fingerprints) == 2
