@@ -235,7 +235,7 @@ def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
     is_restoring = postgres["receiver"] != "streaming"
     # Without a prefetch process nothing is counted.
     is_counted = is_restoring and int(standby.option("-p") or 0) > 1
-    lag = _lag(postgres, after.archive)
+    lag = _lag(postgres, _archive_beyond_gap(after))
     replay_rate = (postgres["replayed"] - before.postgres["replayed"]) / seconds
     prefetched = len(after.fetcher["spool"]) - len(before.fetcher["spool"])
     fetched = counters["bytes"] - earlier["bytes"] + prefetched * postgres["segment_size"]
@@ -262,6 +262,15 @@ def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
 def _bottleneck(waiting: float) -> str:
     """Return the slower side, when PostgreSQL waits for WAL this part of the time."""
     return "fetch" if waiting > WAITING_SHARE else "replay"
+
+
+def _archive_beyond_gap(now: Snapshot) -> Archive:
+    """Return the archive with its real end, which lies behind a gap if there is one."""
+    gap = now.fetcher.get("gap")
+    if not gap or not gap["newest"]:
+        return now.archive
+    end = end_of(gap["newest"], int(now.postgres["segment_size"]))
+    return now.archive._replace(end=max(now.archive.end or 0, end))
 
 
 def _lag(postgres: dict[str, Any], archive: Archive) -> Optional[int]:
@@ -301,6 +310,9 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
         yield f"in effect is restore_command = '{effective}'"
     if now.archive.error:
         yield f"Barman does not answer it: {now.archive.error}"
+    gap = now.fetcher.get("gap")
+    if gap:
+        yield f"the archive has a gap: it holds {gap['later']}, but not {gap['missing']}, which comes next here"
     test = now.fetcher["test"]
     if not test["time"]:
         yield "the way to Barman was never tested"

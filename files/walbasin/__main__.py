@@ -16,27 +16,27 @@ RESTORE_OFFSET = 100
 def _restore(words: "list[str]") -> int:
     from walbasin.local import handover
 
-    shell, spool, server, name, destination, look, *words = words
+    shell, spool, look, server, name, destination, *words = words
     handover.shell_pid = int(shell)
     try:
-        return _call(spool, words, server, name, destination, bool(look))
+        return _call(spool, bool(look), [server, name, destination], words)
     except handover.ParentGone:
         # Nobody sees this status. If somebody does, something has come between shell
         # and Python, and nothing was delivered.
         return 1
 
 
-def _call(spool: str, words: "list[str]", server: str, name: str, destination: str, look: bool) -> int:
+def _call(spool: str, look: bool, operands: "list[str]", words: "list[str]") -> int:
     """Return the exit status of one call.
 
     spool: found by the shell, without the segment in it, or empty. The shell has then
-    taken the command line apart as well; look: see fast_path.
+    taken the command line (words) apart as well. look, operands: see fast_path.
     """
     reply = None
     if spool:
         from walbasin.fetcher import fast_path
 
-        status, reply = fast_path.run(spool, words, server, name, destination, look)
+        status, reply = fast_path.run(spool, look, operands, words)
         if status is not None:
             return RESTORE_OFFSET + status
     from walbasin.fetcher.exit_status import FATAL_STATUS

@@ -36,22 +36,25 @@ class Evidence(NamedTuple):
     is_passive: bool = False
 
 
-def judge_absence(mode: str, evidence: Evidence) -> Tuple[str, str]:
-    """Return the outcome for a file that the archive does not have, and why.
+def judge_absence(name: str, mode: str, evidence: Evidence) -> Tuple[str, str]:
+    """Return the outcome for file `name`, which the archive does not have, and why.
 
     In a point-in-time recovery ABSENT ends the recovery. So it must be proved: the
     archive has shown that it is this cluster's, and holds nothing later.
 
-    >>> judge_absence(RECOVERY, Evidence())[0]
+    >>> judge_absence("000000010000000000000005", RECOVERY, Evidence())[0]
     'unknown'
-    >>> judge_absence(RECOVERY, Evidence(neighbour="000000010000000000000004"))
+    >>> before = "000000010000000000000004"
+    >>> judge_absence("000000010000000000000005", RECOVERY, Evidence(neighbour=before))
     ('absent', 'recovery ends here')
     """
+    is_history = name.endswith(".history")
+    gap = "the archive has WAL of this timeline, but not its history" if is_history else "the archive has a gap here"
     rules = (
         (evidence.is_in_pg_wal, ABSENT, "PostgreSQL has it in pg_wal"),  # and looks there next
         (evidence.is_listed, UNKNOWN, "not found at first, but the archive lists it now"),
         (evidence.is_on_parent, ABSENT, "PostgreSQL asks for it on the parent timeline next"),
-        (evidence.later, GAP, f"the archive has a gap here: it holds {evidence.later}"),
+        (evidence.later, GAP, f"{gap}: it holds {evidence.later}"),
         (mode == STANDBY, ABSENT, ""),
         (
             not evidence.neighbour,

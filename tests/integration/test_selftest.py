@@ -21,7 +21,7 @@ def test_selftest_steps(chris: Standby, angus: Primary, wal: Callable[[str], byt
     call = chris.fetch("test", "-t", host=host, destination="pg_wal/test")
     assert (call.status, call.stderr) == (0, "")
     steps = [re.split(r"  +", line)[1] for line in call.stdout.splitlines()]
-    assert steps == ["connection", "host key", "key", "server", "segment", "spool"]
+    assert steps == ["connection", "host key", "key", "server", "segment", "spool", "archive"]
     assert all(re.search(r"\d\.\d{3} s", line) for line in call.stdout.splitlines())
     assert kind in call.stdout
     assert f"{newest} fetched and verified: 16 MiB" in call.stdout

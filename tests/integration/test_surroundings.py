@@ -55,7 +55,15 @@ def test_options_anywhere(
 ) -> None:
     """Share one prefetch process, wherever the options are, and however written."""
     seen: set[int] = set()
-    common = [served.fetcher, "--ssh-config", barman.client / "ssh_config", "--spool-dir", served.spool, "-U", ME]
+    common: list[str | Path] = [
+        served.fetcher,
+        "--ssh-config",
+        barman.client / "ssh_config",
+        "--spool-dir",
+        served.spool,
+        "-U",
+        ME,
+    ]
     for name in angus.segments[1:7]:
         call = start([*common, *before, "gate", "angus", name, DESTINATION, *behind], served.data)
         _, stderr = call.communicate(timeout=60)
@@ -71,7 +79,14 @@ def test_descriptors_inherited(served: Standby, angus: Primary, barman: BarmanHo
     wrapper.write_text(CROWDED.format(python=PYTHON, hard=hard))
     wrapper.chmod(0o755)
     for name in angus.segments[2:5]:
-        words = [wrapper, served.fetcher, "--ssh-config", barman.client / "ssh_config", "--spool-dir", served.spool]
+        words: list[str | Path] = [
+            wrapper,
+            served.fetcher,
+            "--ssh-config",
+            barman.client / "ssh_config",
+            "--spool-dir",
+            served.spool,
+        ]
         call = start([*words, "-U", ME, "-p", "4", "gate", "angus", name, DESTINATION], served.data)
         _, stderr = call.communicate(timeout=60)
         assert (call.returncode, stderr) == (0, "")
@@ -118,7 +133,15 @@ def test_process_1(
     """Leave no zombie for each segment to a process 1 that does not reap."""
     first = process_1(*PROCESS_1[program])
     enter = ["nsenter", "-t", str(first), "-p", "-m", "--", "setpriv", f"--reuid={POSTGRES}", f"--regid={POSTGRES}"]
-    words = [served.fetcher, "--ssh-config", barman.client / "ssh_config", "--spool-dir", served.spool, "-U", ME]
+    words: list[str | Path] = [
+        served.fetcher,
+        "--ssh-config",
+        barman.client / "ssh_config",
+        "--spool-dir",
+        served.spool,
+        "-U",
+        ME,
+    ]
     for name in angus.segments[2:6]:
         where = ["gate", "angus", name, DESTINATION]
         subprocess.run([*enter, "--clear-groups", "env", "-C", served.data, *words, "-p", "4", *where], check=True)

@@ -106,6 +106,13 @@ def test_row_without_progress() -> None:
     assert (row.role, row.lag_bytes, row.eta, row.bottleneck) == (status.RESTORING, None, None, "")
 
 
+def test_lag_beyond_gap() -> None:
+    """Count to the archive's real end, not to the gap where the standby is stuck."""
+    gap = {"missing": "", "later": "", "newest": "000000010000000000000009"}
+    row = row_of(snapshot(0, {}, {}), snapshot(2, {"replayed": 4 * SIZE}, {}, archive=Archive(2, 4 * SIZE), gap=gap))
+    assert row.lag_bytes == 6 * SIZE
+
+
 def test_row_of_a_primary() -> None:
     row = row_of(snapshot(0, {}, {}), snapshot(2, {"is_recovering": False}, {}))
     assert (row.role, len(row.problems)) == (status.PRIMARY, 1)
@@ -122,6 +129,7 @@ def test_row_of_a_primary() -> None:
             "failed: Permission denied",
         ),
         ({}, {"test": {"time": NOW - 4 * 3600, "seconds": 0, "error": "", "gate": "1"}}, "not tested for hours"),
+        ({}, {"gap": {"missing": "A", "later": "B", "newest": ""}}, "it holds B, but not A"),
         ({}, {"archive": Archive(2, None, "Permission denied")}, "Barman does not answer it: Permission denied"),
     ],
 )

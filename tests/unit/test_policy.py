@@ -21,10 +21,15 @@ PROVED = Evidence(neighbour=HELD)
     ids=str,
 )
 def test_absence(evidence: Evidence, in_recovery: str, on_standby: str) -> None:
-    assert judge_absence(RECOVERY, evidence)[0] == in_recovery
-    assert judge_absence(STANDBY, evidence)[0] == on_standby
+    assert judge_absence(HELD, RECOVERY, evidence)[0] == in_recovery
+    assert judge_absence(HELD, STANDBY, evidence)[0] == on_standby
+
+
+def test_missing_history() -> None:
+    outcome, text = judge_absence("00000002.history", RECOVERY, PROVED._replace(later=HELD))
+    assert (outcome, text) == (GAP, f"the archive has WAL of this timeline, but not its history: it holds {HELD}")
 
 
 @pytest.mark.parametrize("evidence", [Evidence(), PROVED._replace(is_passive=True), PROVED._replace(later=HELD)])
 def test_cause_in_words(evidence: Evidence) -> None:
-    assert judge_absence(RECOVERY, evidence)[1]
+    assert judge_absence(HELD, RECOVERY, evidence)[1]

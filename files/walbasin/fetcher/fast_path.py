@@ -9,14 +9,14 @@ from walbasin.fetcher import log
 from walbasin.local import handover, ipc
 
 
-def run(
-    spool: str, words: "list[str]", server: str, name: str, destination: str, look: bool
-) -> "tuple[int | None, ipc.Reply | None]":
+def run(spool: str, look: bool, operands: "list[str]", words: "list[str]") -> "tuple[int | None, ipc.Reply | None]":
     """Return the exit status of a call, or None and the reply that was not enough.
 
-    spool: the folder of a spool on pg_wal's filesystem. words: the command line. look:
-    whether a file that is not in the archive needs another look (-P, --mode).
+    spool: the folder of a spool on pg_wal's filesystem. look: whether a file that is
+    not in the archive needs another look (-P, --mode). operands: server, name and
+    destination. words: the whole command line.
     """
+    server, name, destination = operands
     try:
         folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:  # removed since the shell has found it
@@ -29,7 +29,7 @@ def run(
             handover.rename(name, destination, folder)
             ipc.notify_taken(folder, name)
             return 0, None
-        if reply.outcome == "absent" and reply.mode == "standby" and not look:
+        if reply.outcome == "absent" and reply.mode == "standby" and not look and not reply.detail:
             log.log_absent(name, server, log.ASKS_AGAIN)
             return 1, None
         return None, reply

@@ -5,7 +5,7 @@ import time
 from typing import Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import absence, exit_status
+from walbasin.fetcher import absence, exit_status, gap
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.exit_status import Verdict
 from walbasin.fetcher.foreground import ForegroundPrefetch
@@ -67,8 +67,8 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
     try:
         try:
             _fetch(call, reply)
-        except NotInArchive:
-            outcome, detail = absence.explain(call)
+        except NotInArchive as answer:
+            outcome, detail = absence.explain(call, bool(str(answer)) or _is_look_due(call))
             if outcome == policy.GAP or not call.wants_partial or not _deliver_partial(call):
                 return outcome, detail
         return policy.DELIVERED, ""
@@ -80,6 +80,11 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
         return policy.INVALID, str(error)
     except OSError as error:
         return policy.LOCAL_ERROR, f"cannot write {call.options.wal_dest}: {error.strerror}"
+
+
+def _is_look_due(call: Call) -> bool:
+    """Return whether a call without a prefetch process has to look for a gap itself."""
+    return call.options.parallel < 2 and gap.is_look_due(call.spool)
 
 
 def _fetch(call: Call, reply: Optional[Reply]) -> None:
@@ -156,7 +161,7 @@ def _deliver_reply(call: Call, spool: Spool, reply: Reply) -> None:
     Raises PrefetchUnavailable as well.
     """
     if reply.outcome == policy.ABSENT:
-        raise NotInArchive(call.options.wal_name)
+        raise NotInArchive(reply.detail)
     if reply.outcome == policy.UNKNOWN:
         raise (HostUnreachable if reply.is_outage else RemoteError)(reply.detail)
     if reply.outcome != policy.DELIVERED:  # the direct way has a second look at it
@@ -219,7 +224,7 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
         return
     if outcome == policy.INVALID:
         detail = f"what came from {call.options.barman_host} was refused: {detail}"
-    if segment.is_history_name(name) and outcome != policy.LOCAL_ERROR:
+    if segment.is_history_name(name) and outcome not in (policy.LOCAL_ERROR, policy.GAP):
         detail += f"; timeline {segment.timeline(name)} may be taken already, and was not looked up"
     if verdict.status is None:
         next_step = f"trying again in {verdict.pause:.0f} s"
@@ -229,6 +234,8 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
         )
     else:
         next_step = f"nothing was delivered, {ASKS_AGAIN}"
+    if outcome == policy.GAP and call.mode == policy.STANDBY:
+        next_step = f"this standby cannot go on without it; {ASKS_AGAIN}"
     log(f"{name}: {detail}; {next_step}")
 
 

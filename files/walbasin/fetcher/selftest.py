@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import List, Tuple
 
-from walbasin.fetcher import status
+from walbasin.fetcher import absence, status
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import log
 from walbasin.local import data_directory
@@ -46,7 +46,8 @@ def run(call: Call) -> int:
         gate = _test_server(call)
         _test_segment(call)
         _test_spool(call)
-    except (StepFailed, FetchError, segment.InvalidWal, OSError) as failure:
+        _test_archive(call)
+    except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
         error = str(failure) or type(failure).__name__
         log(f"test failed: {error}")
     status.save_test(call, started, error, gate)
@@ -109,6 +110,20 @@ def _test_segment(call: Call) -> None:
             return
     tried = f"none of {names[-1]} to {names[0]} is there" if names else "there is no segment in pg_wal to ask for"
     raise StepFailed(f"no WAL could be fetched from the archive of {call.options.server_name}: {tried}")
+
+
+def _test_archive(call: Call) -> None:
+    """Look whether the archive has all that this standby will want."""
+    if call.cluster is None:
+        return
+    started = time.monotonic()
+    gap = absence.find_gap(call)
+    if gap:
+        raise StepFailed(
+            f"the archive of {call.options.server_name} has a gap: it holds {gap[1]}, but not {gap[0]}, which comes "
+            "next here; without it this standby cannot go on from Barman"
+        )
+    _print_step("archive", time.monotonic() - started, "no gap from here to its end")
 
 
 def _candidates(call: Call) -> List[str]:

@@ -7,8 +7,9 @@ import json
 import time
 from typing import List, NamedTuple, Sequence, Tuple
 
-from walbasin.fetcher import options
+from walbasin.fetcher import gap, options
 from walbasin.fetcher.call import Call
+from walbasin.fetcher.gap import Gap
 from walbasin.fetcher.log import log
 from walbasin.local import data_directory
 from walbasin.prefetch import counters
@@ -34,7 +35,8 @@ class LastTest(NamedTuple):
 class Status(NamedTuple):
     """Hold the status of one cluster and one server of Barman's.
 
-    spool: the segments that are ready. free_segments: how many more fit.
+    spool: the segments that are ready. free_segments: how many more fit. gap: what the
+    standby lacks and the archive does not have, as far as somebody has looked.
     """
 
     barman_host: str
@@ -45,6 +47,7 @@ class Status(NamedTuple):
     free_segments: int
     counters: Counters
     test: LastTest
+    gap: Gap
 
 
 def save_test(call: Call, started: float, error: str, gate: str) -> None:
@@ -81,6 +84,7 @@ def run(call: Call) -> int:
         free_segments=spool.free_segments(cluster.segment_size),
         counters=Counters(spool.load_text(counters.FILE)),
         test=parse_test(spool.load_text(TEST)),
+        gap=gap.still_ahead(gap.load(spool), next(data_directory.newest_segments(cluster), "")),
     )
     render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[call.options.form]
     print(render(status, time.time()))
@@ -89,7 +93,10 @@ def run(call: Call) -> int:
 
 def as_json(status: Status, _now: float) -> str:
     """Return one JSON object, in one line."""
-    return json.dumps({**status._asdict(), "counters": status.counters.__dict__, "test": status.test._asdict()})
+    found = {"counters": status.counters.__dict__, "test": status.test._asdict(), "gap": None}
+    if status.gap.missing:
+        found["gap"] = status.gap._asdict()
+    return json.dumps({**status._asdict(), **found})
 
 
 def plain(status: Status, now: float) -> str:
@@ -108,6 +115,12 @@ def plain(status: Status, now: float) -> str:
         ("waited", f"{done.waited:.1f} s, PostgreSQL for WAL"),
         ("last", f"{done.last_segment}, {_ago(done.last_restored, now)}" if done.last_segment else "none"),
         ("absent", f"{done.absent} times a segment was not in the archive"),
+        (
+            "gap",
+            f"{status.gap.missing} is not in the archive, {status.gap.later} is; seen {_ago(status.gap.time, now)}"
+            if status.gap.missing
+            else "none seen",
+        ),
         ("errors", f"{errors}; {_ago(done.last_error_time, now)}: {done.last_error}" if errors else "none"),
         (
             "spool",
@@ -150,6 +163,7 @@ def prometheus(status: Status, _now: float) -> str:
         ("spool_segments", "gauge", "Segments that are ready.", len(status.spool)),
         ("spool_free_segments", "gauge", "Segments that still fit.", status.free_segments),
         ("recovering", "gauge", "1 while the cluster is in recovery.", int(status.is_recovering)),
+        ("archive_gap", "gauge", "1 when the archive lacks WAL that comes next here.", int(bool(status.gap.missing))),
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
         ("test_success", "gauge", "1 when it ended well.", int(test.time > 0 and not test.error)),

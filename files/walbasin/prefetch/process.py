@@ -31,6 +31,9 @@ IDLE_LIMIT = 60.0
 TICK = 1.0
 # Seconds between two looks at what does not announce itself.
 POLL = 0.02
+# Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
+# gap, and between two such looks; and what the call is told then.
+STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
 # How often in a second to look whether a process that has ended was reaped.
 ZOMBIE_LOOKS = 10
 # Clients that may wait to be accepted.
@@ -73,6 +76,10 @@ class PrefetchServer:
         self.saved_counters = self.counters.dump()
         # What was delivered to a client that waited, and is still to be taken.
         self.not_taken: Set[str] = set()
+        # Since when PostgreSQL asks for what the archive does not have, and when a call
+        # was last told to look for a gap.
+        self.absent_since: Dict[str, float] = {}
+        self.looked_at = float("-inf")
         self.is_ending = False
         self.last_use = time.monotonic()
 
@@ -186,8 +193,24 @@ class PrefetchServer:
         elif result.outcome != policy.UNKNOWN:
             self.spool.clear_outage()
         mode = data_directory.current_mode(self.cluster)
-        reply = ipc.Reply(result.outcome, mode, printable(result.detail), result.is_outage)
+        detail = result.detail
+        if result.outcome == policy.ABSENT:
+            detail = LOOK if self._is_look_due(name) else ""
+        elif result.outcome == policy.DELIVERED:
+            self.absent_since.clear()
+        reply = ipc.Reply(result.outcome, mode, printable(detail), result.is_outage)
         self._send(client, reply.to_line())
+
+    def _is_look_due(self, name: str) -> bool:
+        """Return whether the call has to look for a gap: PostgreSQL asks for long.
+
+        Never at once: a promotion asks for files that are not there, too.
+        """
+        since = self.absent_since.setdefault(name, self.last_use)
+        is_due = self.last_use - since > STUCK and self.last_use - self.looked_at > LOOK_INTERVAL
+        if is_due:
+            self.looked_at = self.last_use
+        return is_due
 
     def send_keepalives(self) -> None:
         """Tell clients that they wait for a living process."""

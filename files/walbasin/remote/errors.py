@@ -38,4 +38,7 @@ class SkippedDuringOutage(FetchError):
 
 
 class NotInArchive(Exception):
-    """Report that Barman answered: the file is not in the archive."""
+    """Report that Barman answered: the file is not in the archive.
+
+    A text asks the call to look for a gap: PostgreSQL has asked for it for long.
+    """

@@ -82,6 +82,12 @@ class FindNames(NamedTuple):
         return False
 
 
+def ask_gate(archive: Archive) -> Listing:
+    """Return what the archive holds, as a gate says. Raises FetchError, InvalidWal."""
+    query = protocol.ListQuery(archive.request.server, archive.request.config)
+    return parse_listing(run(archive, query, LONGEST))
+
+
 def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
     """Return what the archive holds. Raises FetchError, InvalidWal.
 
@@ -89,7 +95,7 @@ def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
     """
     server, config = archive.request.server, archive.request.config
     try:
-        return parse_listing(run(archive, protocol.ListQuery(server, config), LONGEST))
+        return ask_gate(archive)
     except RemoteError as error:
         debug(f"no gate lists the archive: {error}")
     folders = ServerFolders()

@@ -26,6 +26,11 @@ def first_segment(held: Iterable[str], timeline: int, after: str = "") -> str:
     return min((name for name in names if name > after), default="")
 
 
+def newest_segment(held: Iterable[str]) -> str:
+    """Return the newest segment of the newest timeline that has any, or ""."""
+    return max(filter(segment.is_segment_name, held), default="")
+
+
 def newest_timeline(held: Iterable[str]) -> int:
     """Return the newest timeline with a file in the archive, 0 where it has none."""
     return max((segment.timeline(name) for name in held), default=0)
@@ -64,6 +69,24 @@ def find_later(missing: str, held: Collection[str], target: int, histories: Mapp
         if is_behind:
             return first_segment(held, child)
     return ""
+
+
+def find_gap(
+    position: str, held: Collection[str], target: int, histories: Mapping[int, History], size: int
+) -> Tuple[str, str]:
+    """Return the first missing segment behind `position`, and what is held behind it.
+
+    Both are empty where nothing is missing up to the end of the archive. The other
+    arguments are those of find_later.
+    """
+    way = histories.get(target)
+    starts = window.timeline_starts(f"{target:08X}.history", way, size) if way else {}
+    for _ in range(len(held) + 1):
+        (position,) = window.next_segments(position, 1, size, starts)
+        if position not in held:
+            break
+    later = find_later(position, held, target, histories, size)
+    return (position, later) if later else ("", "")
 
 
 def find_neighbour(name: str, held: Collection[str]) -> str:

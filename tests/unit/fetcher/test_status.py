@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from walbasin import policy
-from walbasin.fetcher import status
+from walbasin.fetcher import gap, status
+from walbasin.fetcher.gap import Gap
 from walbasin.fetcher.status import LastTest, Status
 from walbasin.prefetch.counters import Counters
 
@@ -17,7 +18,7 @@ def a_status(**changes: object) -> Status:
     counters.count_delivered(ONE, 16 << 20, was_ready=False, seconds=2.0)
     counters.count_reply(TWO, policy.UNKNOWN, "no route to host", 1.0)
     counters.last_restored = counters.last_error_time = NOW - 30
-    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, LastTest(NOW - 7200, 0.5, "", "1.0"))
+    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, LastTest(NOW - 7200, 0.5, "", "1.0"), Gap())
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -36,7 +37,7 @@ def test_plain_text() -> None:
 
 
 def test_plain_text_without_calls() -> None:
-    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest()), NOW)
+    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap()), NOW)
     assert "not recovering" in text
     assert "never run" in text
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -57,6 +58,34 @@ def test_failed_test() -> None:
 
 def test_last_test_without_gate() -> None:
     assert "ok, but through no gate" in status.plain(a_status(test=LastTest(NOW, 0.5, "", "")), NOW)
+
+
+GAP = Gap(NOW - 120, TWO, "000000010000000000000004", "000000010000000000000009")
+
+
+@pytest.mark.parametrize(
+    ("missing", "newest", "expected"),
+    [
+        (TWO, "", True),
+        (TWO, ONE, True),
+        (TWO, TWO, False),
+        (TWO, "000000020000000000000001", True),
+        ("00000002.history", TWO, True),
+        ("00000002.history", "000000020000000000000001", False),
+        ("", ONE, False),
+    ],
+)
+def test_gap_still_ahead(missing: str, newest: str, expected: bool) -> None:
+    assert bool(gap.still_ahead(GAP._replace(missing=missing), newest).missing) is expected
+
+
+def test_gap_told() -> None:
+    with_gap = a_status(gap=GAP)
+    assert f"{TWO} is not in the archive, {GAP.later} is; seen 2 min ago" in status.plain(with_gap, NOW)
+    assert json.loads(status.as_json(with_gap, NOW))["gap"]["missing"] == TWO
+    assert 'walbasin_archive_gap{barman="barman",server="angus"} 1' in status.prometheus(with_gap, NOW)
+    assert json.loads(status.as_json(a_status(), NOW))["gap"] is None
+    assert 'walbasin_archive_gap{barman="barman",server="angus"} 0' in status.prometheus(a_status(), NOW)
 
 
 def test_json() -> None:

@@ -76,6 +76,22 @@ def test_neighbour(asked: str, held: list[str], expected: str) -> None:
     assert holdings.find_neighbour(asked, held) == expected
 
 
+@pytest.mark.parametrize(
+    ("position", "held", "target", "expected"),
+    [
+        (name(5), [name(5), name(6)], 1, ("", "")),
+        (name(5), [name(6), name(7), name(9), name(12)], 1, (name(8), name(9))),
+        (name(5), [name(3)], 1, ("", "")),
+        (name(5), [name(6), name(7, 2), name(8, 2)], 2, ("", "")),
+        (name(5), [name(7, 2), name(8, 2)], 2, (name(6), name(7, 2))),
+        (name(5), [name(6), name(8, 2)], 2, (name(7, 2), name(8, 2))),
+        (name(5), [], 1, ("", "")),
+    ],
+)
+def test_gap(position: str, held: list[str], target: int, expected: tuple[str, str]) -> None:
+    assert holdings.find_gap(position, held, target, HISTORIES, SIZE) == expected
+
+
 def test_newest_timeline() -> None:
     assert holdings.newest_timeline([]) == 0
     assert holdings.newest_timeline([name(3), "00000003.history", name(5, 2)]) == 3
