@@ -58,6 +58,6 @@ def cluster(version: str = "15", data: str = "/var/lib/postgresql/15/main", **fi
         "__standby_versions": {"results": [slurped(f"{version}\n", item=data)]},
         "__standby_data_listing": {"files": [{"path": f"{data}/{name}", "mtime": 100.5} for name in contents]},
         "__standby_state_files_read": {"results": [slurped(text, item=name) for name, text in contents.items()]},
-        "__standby_postmaster_program": {"stdout": ""},
+        "__standby_postmaster_program": {"stdout_lines": []},
         "__standby_real_paths": {"stdout_lines": [data, f"{data}/pg_wal"]},
     }

@@ -154,18 +154,27 @@ def test_service_of_running_server(unit: str, service: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("executable", "answer", "running", "config"),
+    ("process", "answer", "running", "config"),
     [
-        ("", {}, False, "/etc/postgresql/15/main/postgresql.conf"),
-        ("/usr/bin/sleep", {}, False, "/etc/postgresql/15/main/postgresql.conf"),
-        ("/usr/lib/postgresql/15/bin/postgres", {"rc": 0, "stdout": '{"config_file": "/a.conf"}'}, True, "/a.conf"),
-        ("/opt/bin/postgres (deleted)", {"rc": 2}, True, "/etc/postgresql/15/main/postgresql.conf"),
+        ([], {}, False, "/etc/postgresql/15/main/postgresql.conf"),
+        (["/srv", "/usr/bin/sleep"], {}, False, "/etc/postgresql/15/main/postgresql.conf"),
+        (["/srv/2", "/usr/lib/postgresql/15/bin/postgres"], {}, False, "/etc/postgresql/15/main/postgresql.conf"),
+        (
+            [MAIN, "/usr/lib/postgresql/15/bin/postgres"],
+            {"rc": 0, "stdout": '{"config_file": "/a.conf"}'},
+            True,
+            "/a.conf",
+        ),
+        ([MAIN, "/usr/edb/as15/bin/edb-postgres"], {"rc": 0, "stdout": '{"config_file": "/a.conf"}'}, True, "/a.conf"),
+        ([MAIN, "/nix/store/x/bin/.postgres-wrapped"], {"rc": 2}, True, "/etc/postgresql/15/main/postgresql.conf"),
+        ([MAIN, "/opt/bin/postgres (deleted)"], {"rc": 2}, True, "/etc/postgresql/15/main/postgresql.conf"),
     ],
 )
-def test_stale_pid_file(executable: str, answer: Any, running: bool, config: str) -> None:
+def test_running_server(process: list[str], answer: Any, running: bool, config: str) -> None:
+    """Take for the server what works in the data directory, whatever it is called."""
     known = {
         **cluster(postmaster_pid="17\n"),
-        "__standby_postmaster_program": {"stdout": executable},
+        "__standby_postmaster_program": {"stdout_lines": process},
         "__standby_server_query": answer,
     }
     assert value_of("__standby_running", **known) is running
