@@ -324,6 +324,8 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
 
 def _notes(now: Snapshot) -> Iterator[str]:
     test = now.fetcher["test"]
+    if test.get("unasked") and not test["error"]:
+        yield f"its last test could not ask PostgreSQL which restore_command it uses: {test['unasked']}"
     if test["time"] and not test["error"] and not test["gate"]:
         yield "no gate answered its last test: its key may do more than fetch WAL, which is slow without"
     if not now.fetcher["spool"] and now.fetcher["free_segments"] < 1:

@@ -1,16 +1,17 @@
 """Test barman-wal-restore -t, which a person or a timer calls."""
 
+import json
 import re
 from collections.abc import Callable
 
 import pytest
 
 from tests.support import wal_builder
-from tests.support.postgres import SEGMENT_SIZE
-from tests.support.processes import give
+from tests.support.postgres import SEGMENT_SIZE, Server
+from tests.support.processes import give, wait_until
 from tests.support.standby import Standby
 
-from .conftest import Primary
+from .conftest import Primary, rows
 
 
 @pytest.mark.parametrize(("host", "kind"), [("gate", "barman-wal-gate"), ("stock", "no gate")])
@@ -74,3 +75,40 @@ def test_selftest_errors(
     call = chris.fetch(asked, "-t", host=host, server=server, destination="pg_wal/test")
     assert call.status == 2
     assert cause in call.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("effective", "login", "status", "words"),
+    [
+        ("ours", "trust", 0, "the running server uses barman-wal-restore"),
+        ("ours", "reject", 1, "could not be asked"),
+        ("", "trust", 2, "has no restore_command"),
+        ("false", "trust", 2, "another restore_command: false"),
+    ],
+)
+def test_selftest_of_running_server(
+    chris: Standby,
+    angus: Primary,
+    copy_of_base: Callable[..., Server],
+    restore_command: Callable[..., str],
+    effective: str,
+    login: str,
+    status: int,
+    words: str,
+) -> None:
+    """Ask the running server what it uses: a copy of the command proves nothing."""
+    server = copy_of_base("dora", "standby.signal", restore_command=restore_command("-p", "4"), hot_standby="on")
+    server.start()
+    wait_until(lambda: rows(server) == angus.rows, "the last archived row", 60)
+    if effective != "ours":
+        server.sql(f"ALTER SYSTEM SET restore_command = '{effective}'")
+    if login == "reject":
+        (server.data / "pg_hba.conf").write_text("local all all reject\nhost all all 127.0.0.1/32 reject\n")
+    server.program("pg_ctl", "-D", server.data, "reload")
+    if effective != "ours":
+        wait_until(lambda: server.sql("SHOW restore_command") == effective, "the new setting")
+    call = chris.fetch(angus.segments[3], "-t", host="gate", cwd=server.data)
+    assert call.status == status, call.stdout + call.stderr
+    assert words in call.stdout + call.stderr
+    seen = json.loads(chris.fetch("test", "--status", "--json", host="gate", cwd=server.data).stdout)["test"]
+    assert (bool(seen["error"]), bool(seen["unasked"])) == (status == 2, status == 1)

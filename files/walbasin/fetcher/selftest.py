@@ -10,10 +10,12 @@ import tempfile
 import time
 from typing import List, Tuple
 
+from walbasin import policy
 from walbasin.fetcher import absence, status
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import log
-from walbasin.local import data_directory
+from walbasin.local import data_directory, running_server
+from walbasin.local.running_server import NotAsked
 from walbasin.remote import archive, ssh
 from walbasin.remote.archive import RemoteOutput
 from walbasin.remote.errors import FetchError, NotInArchive
@@ -39,19 +41,23 @@ class StepFailed(Exception):
 
 
 def run(call: Call) -> int:
-    """Return 0 when all is well; 2 after a line on stderr that names the cause."""
+    """Return 0 when all is well; 2 after a line on stderr that names the cause.
+
+    1: what was tested is well, but the server could not be asked what it uses.
+    """
     started = time.time()
-    error = gate = ""
+    error = gate = unasked = ""
     try:
         gate = _test_server(call)
         _test_segment(call)
         _test_spool(call)
         _test_archive(call)
+        unasked = _test_setting(call)
     except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
         error = str(failure) or type(failure).__name__
         log(f"test failed: {error}")
-    status.save_test(call, started, error, gate)
-    return 2 if error else 0
+    status.save_test(call, started, error, gate, unasked)
+    return 2 if error else 1 if unasked else 0
 
 
 def _print_step(step: str, seconds: float, text: str) -> None:
@@ -95,7 +101,7 @@ def _test_server(call: Call) -> str:
 def _test_segment(call: Call) -> None:
     """Fetch and verify a real segment."""
     names = _candidates(call)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=call.options.spool_dir if call.spool else None) as folder:
         for name in names:
             started = time.monotonic()
             fetched = os.path.join(folder, name)
@@ -124,6 +130,29 @@ def _test_archive(call: Call) -> None:
             "next here; without it this standby cannot go on from Barman"
         )
     _print_step("archive", time.monotonic() - started, "no gap from here to its end")
+
+
+def _test_setting(call: Call) -> str:
+    """Test that the server uses such a command, and nothing stops it before its end.
+
+    Returns why the server could not be asked, or an empty string.
+    """
+    if call.cluster is None or call.mode != policy.STANDBY:
+        return ""
+    started = time.monotonic()
+    try:
+        effective = running_server.restore_command(call.cluster)
+    except NotAsked as reason:
+        print(f"--  setting     the server could not be asked which restore_command it uses: {reason}", flush=True)
+        return str(reason)
+    error = running_server.explain_targets(call.cluster)
+    if effective is not None:
+        error = running_server.explain_command(effective, call.options.server_name) or error
+    if error:
+        raise StepFailed(f"the server in {call.cluster.path} would not recover from Barman: {error}")
+    if effective is not None:
+        _print_step("setting", time.monotonic() - started, "the running server uses barman-wal-restore for this server")
+    return ""
 
 
 def _candidates(call: Call) -> List[str]:

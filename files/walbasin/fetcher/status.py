@@ -23,13 +23,15 @@ class LastTest(NamedTuple):
     """Hold how barman-wal-restore -t ended.
 
     time: seconds since 1970, 0 when it never ran. seconds: how long it took. gate: its
-    version; empty when none has answered.
+    version; empty when none has answered. unasked: why the server could not be asked
+    which restore_command it uses.
     """
 
     time: float = 0.0
     seconds: float = 0.0
     error: str = ""
     gate: str = ""
+    unasked: str = ""
 
 
 class Status(NamedTuple):
@@ -50,10 +52,11 @@ class Status(NamedTuple):
     gap: Gap
 
 
-def save_test(call: Call, started: float, error: str, gate: str) -> None:
+def save_test(call: Call, started: float, error: str, gate: str, unasked: str) -> None:
     """Keep how a test ended that began at `started` (seconds since 1970)."""
     if call.spool is not None:
-        call.spool.save_text(TEST, json.dumps(LastTest(started, time.time() - started, error, gate)._asdict()))
+        test = LastTest(started, time.time() - started, error, gate, unasked)
+        call.spool.save_text(TEST, json.dumps(test._asdict()))
 
 
 def parse_test(text: str) -> LastTest:
@@ -138,6 +141,8 @@ def plain(status: Status, now: float) -> str:
 
 
 def _outcome(test: LastTest) -> str:
+    if test.unasked and not test.error:
+        return f"ok, but the server could not be asked what it uses ({test.unasked})"
     return test.error or (f"ok, through barman-wal-gate {test.gate}" if test.gate else "ok, but through no gate")
 
 
@@ -166,6 +171,7 @@ def prometheus(status: Status, _now: float) -> str:
         ("archive_gap", "gauge", "1 when the archive lacks WAL that comes next here.", int(bool(status.gap.missing))),
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
+        ("test_unasked", "gauge", "1 when it could not ask the server what it uses.", int(bool(test.unasked))),
         ("test_success", "gauge", "1 when it ended well.", int(test.time > 0 and not test.error)),
     ]
     lines = [_metric(name, kind, text, [(labels, value)]) for name, kind, text, value in metrics]

@@ -280,17 +280,21 @@ class Spool:
             return ""
 
     def record_process(self, process: int) -> None:
-        """Remember the prefetch process."""
+        """Remember the prefetch process, at its start and at its end."""
         with contextlib.suppress(OSError), self.create(PROCESS) as file:
             file.write(str(process).encode())
             file.flush()
             self.commit(PROCESS)
 
-    def former_process(self) -> Optional[int]:
-        """Return the id of the last prefetch process since the boot, or None."""
+    def former_process(self, seconds: float) -> Optional[int]:
+        """Return the id of the last prefetch process, or None.
+
+        None too when it was recorded in the last `seconds`, or before the boot.
+        """
         try:
             with self._open_to_read(PROCESS) as file:
-                return int(file.read())
+                is_old = time.time() - os.fstat(file.fileno()).st_mtime > seconds
+                return int(file.read()) if is_old else None
         except (OSError, ValueError):
             return None
 

@@ -34,8 +34,8 @@ POLL = 0.02
 # Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
 # gap, and between two such looks; and what the call is told then.
 STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
-# How often in a second to look whether a process that has ended was reaped.
-ZOMBIE_LOOKS = 10
+# Seconds in which process 1 should have reaped a process that has ended.
+REAPED_IN = 30.0
 # Clients that may wait to be accepted.
 BACKLOG = 8
 # Bytes: all that a FIFO holds, so that no line is cut.
@@ -113,6 +113,7 @@ class PrefetchServer:
             debug("the prefetch process ends")
             self._save_counters()
             self.spool.clear()
+            self.spool.record_process(os.getpid())
 
     def _watch_server(self) -> None:
         """End before the server does, so that its service waits for nobody.
@@ -275,7 +276,9 @@ def why_not(spool: Spool, cluster: DataDirectory) -> str:
             stat = file.read()
     except OSError:
         return ""
-    return "" if may_reap(status, stat) and not _is_zombie(spool.former_process()) else "process 1 leaves zombies"
+    return (
+        "" if may_reap(status, stat) and not _is_zombie(spool.former_process(REAPED_IN)) else "process 1 leaves zombies"
+    )
 
 
 def may_reap(status: str, stat: str) -> bool:
@@ -294,16 +297,12 @@ def may_reap(status: str, stat: str) -> bool:
 
 
 def _is_zombie(process: Optional[int]) -> bool:
-    """Return whether a process that has ended is not reaped, within a second."""
-    for _ in range(ZOMBIE_LOOKS):
-        try:
-            with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-                if file.read().rpartition(")")[2].split()[0] != "Z":
-                    return False
-        except OSError:
-            return False
-        time.sleep(1 / ZOMBIE_LOOKS)
-    return True
+    """Return whether a process has ended, and nobody has taken note of it."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def start(config: PrefetchConfig) -> bool:

@@ -92,7 +92,7 @@ def test_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
     assert found["counters"]["restored"] == 1
     assert found["counters"]["errors"]["unknown"] == 1
-    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0"}
+    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0", "unasked": ""}
     assert found["spool"] == [ONE, TWO]
 
 
