@@ -7,11 +7,11 @@ import pytest
 
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, both_hosts
-from tests.support.postgres import SEGMENT_SIZE
+from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import wait_until
 from tests.support.standby import Standby
 
-from .conftest import Primary
+from .conftest import Primary, rows
 
 
 @pytest.fixture
@@ -56,6 +56,32 @@ def test_missing_history(chris: Standby, angus: Primary, archive: Callable[..., 
     assert (
         f"00000002.history: the archive has WAL of this timeline, but not its history: it holds {child}" in call.stderr
     )
+
+
+def test_abandoned_timeline(
+    chris: Standby,
+    angus: Primary,
+    copy_of_base: Callable[..., Server],
+    restore_command: Callable[..., str],
+    archive: Callable[..., str],
+    wal: Callable[[str], bytes],
+    barman: BarmanHost,
+) -> None:
+    """Tell of a timeline that would stop the standby at its next start."""
+    server = archive({name: wal(name) for name in angus.segments})
+    standby = copy_of_base("dora", "standby.signal", restore_command=restore_command("-p", "4", server=server))
+    standby.start()
+    wait_until(lambda: rows(standby) == angus.rows, "all rows", 60)
+    standby.sql("CHECKPOINT")
+    assert chris.fetch("test", "-t", host="gate", server=server, cwd=standby.data).status == 0
+    barman.put(server, "00000002.history", b"1\t0/4000148\tno recovery target specified\n")
+    call = chris.fetch("test", "-t", host="gate", server=server, cwd=standby.data)
+    assert call.status == 2
+    assert "holds timeline 2, which left this server's history at 0/4000148" in call.stderr
+    standby.stop()
+    with pytest.raises(AssertionError, match="could not start server"):
+        standby.start()
+    assert "requested timeline 2" in standby.log()
 
 
 @pytest.mark.timeout(180)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psycopg2
 import pytest
+from walbasin.local import data_directory
 
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import Server, install_version
@@ -166,6 +167,21 @@ def is_streaming(server: Server) -> bool:
     return server.sql("SELECT status FROM pg_stat_wal_receiver") == "streaming"
 
 
+def assert_positions(server: Server) -> None:
+    """Compare what we read of pg_control with what the server says of it."""
+    found = data_directory.read(str(server.data))
+    assert found is not None
+    for _ in range(5):  # a restartpoint may come between the two
+        lines = [
+            server.sql("SELECT timeline_id, redo_lsn - '0/0' FROM pg_control_checkpoint()"),
+            server.sql("SELECT min_recovery_end_timeline, min_recovery_end_lsn - '0/0' FROM pg_control_recovery()"),
+        ]
+        said = tuple(tuple(map(int, line.split("|"))) for line in lines)
+        if said == data_directory.read_positions(found):
+            return
+    assert said == data_directory.read_positions(found)
+
+
 @pytest.mark.parametrize("world", every(*SIZES), indirect=True)
 def test_standby_and_promotion_of_each_version(world: World, make: Callable[[str], Server]) -> None:
     chris, dora = make("chris"), make("dora")
@@ -186,6 +202,7 @@ def test_standby_and_promotion_of_each_version(world: World, make: Callable[[str
     for name in names:
         assert f'restored log file "{name}" from archive' in chris.log()
 
+    assert_positions(chris)
     # A new timeline goes to the archive as well.
     before = rows(chris)
     chris.promote()

@@ -4,7 +4,7 @@ In a point-in-time recovery "not in the archive" ends the recovery. So it has to
 proved (policy.judge_absence says what); here is where the evidence comes from.
 """
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import gap
@@ -98,19 +98,31 @@ def survey(call: Call, position: str, is_thorough: bool = False) -> Survey:
     return Survey(listing, target, histories)
 
 
-def find_gap(call: Call) -> List[str]:
-    """Return the segment that this standby misses next in the archive, and a later one.
+def explain_end(call: Call) -> str:
+    """Return why this standby cannot go on to the end of the archive, or "".
 
-    An empty list: the archive has all, from where the standby is to its own end. Keep
-    what was found, for the status. Raises FetchError, InvalidWal, OSError.
+    Keep a gap that was found, for the status. Raises FetchError, InvalidWal, OSError.
     """
     assert call.cluster is not None
-    newest = next(data_directory.newest_segments(call.cluster), "")
-    position = newest or data_directory.checkpoint_segment(call.cluster)
-    if not segment.segment_number(position, call.cluster.segment_size):
-        return []  # a server that has never run
+    size = call.cluster.segment_size
+    begin, replayed = data_directory.read_positions(call.cluster)
+    reached = max(begin, replayed)
+    # 0: a server that has never run.
+    known = segment.segment_name(reached.timeline, reached.lsn // size, size) if reached.lsn else ""
+    position = next(data_directory.newest_segments(call.cluster), known)
+    if not position:
+        return ""
     found = survey(call, position, is_thorough=True)
     names = found.listing.names
-    missing, later = holdings.find_gap(position, names, found.target, found.histories, call.cluster.segment_size)
+    fork = holdings.find_fork(*reached, found.target, found.histories) if reached.lsn else 0
+    if fork:
+        return (
+            f"holds timeline {found.target}, which left this server's history at {segment.format_lsn(fork)}, before "
+            f"{segment.format_lsn(reached.lsn)}: the next start of this standby would fail. Was another copy promoted? "
+            f"If nobody needs timeline {found.target}, remove its WAL and history there"
+        )
+    missing, later = holdings.find_gap(position, names, found.target, found.histories, size)
     gap.save(call.spool, missing, later, holdings.newest_segment(names))
-    return [missing, later] if missing else []
+    if missing:
+        return f"has a gap: it holds {later}, but not {missing}, which comes next here; nobody else may have it"
+    return ""

@@ -123,12 +123,9 @@ def _test_archive(call: Call) -> None:
     if call.cluster is None:
         return
     started = time.monotonic()
-    gap = absence.find_gap(call)
-    if gap:
-        raise StepFailed(
-            f"the archive of {call.options.server_name} has a gap: it holds {gap[1]}, but not {gap[0]}, which comes "
-            "next here; without it this standby cannot go on from Barman"
-        )
+    error = absence.explain_end(call)
+    if error:
+        raise StepFailed(f"the archive of {call.options.server_name} {error}")
     _print_step("archive", time.monotonic() - started, "no gap from here to its end")
 
 

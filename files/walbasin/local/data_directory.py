@@ -18,8 +18,9 @@ from walbasin.wal import segment
 
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
 INCLUDE_DEPTH = 10
-# Bytes before the copy of the last checkpoint in pg_control, since PostgreSQL 11.
-CHECKPOINT_COPY = 40
+# Bytes of pg_control before the copy of the last checkpoint and before minRecoveryPoint:
+# in PostgreSQL 10, in 11, and in 12 to 18.
+CONTROL_OFFSETS = {10: (48, 136), 11: (40, 128), 12: (40, 136)}
 
 
 class DataDirectory(NamedTuple):
@@ -275,17 +276,34 @@ def _read_segment_size(path: str) -> int:
     return segment.DEFAULT_SIZE
 
 
-def checkpoint_segment(cluster: DataDirectory) -> str:
-    """Return the segment where recovery of this data directory begins.
+class Position(NamedTuple):
+    """Hold a point in WAL: a timeline, and an LSN on it."""
 
-    It has the REDO point of pg_control's checkpoint (pg_control.h, ControlFileData).
-    Raises OSError.
+    timeline: int
+    lsn: int
+
+
+def read_positions(cluster: DataDirectory) -> Tuple[Position, Position]:
+    """Return where recovery begins, and how far it must come before queries are let in.
+
+    The second is what a standby has replayed at least; 0 on a server that was none.
+    Source: pg_control.h, ControlFileData. Raises OSError.
     """
+    checkpoint, minimum_recovery = CONTROL_OFFSETS[max(10, min(cluster.major_version, 12))]
     with open(cluster.file("global/pg_control"), "rb") as control:
-        content = control.read(CHECKPOINT_COPY + 8 + struct.calcsize("=QI"))
-    # PostgreSQL 10 has the location of one more checkpoint before.
-    redo, timeline = struct.unpack_from("=QI", content, CHECKPOINT_COPY + (8 if cluster.major_version < 11 else 0))
-    return segment.segment_name(timeline, redo // cluster.segment_size, cluster.segment_size)
+        content = control.read(minimum_recovery + struct.calcsize("=QI"))
+    try:
+        redo, timeline = struct.unpack_from("=QI", content, checkpoint)
+        minimum, minimum_timeline = struct.unpack_from("=QI", content, minimum_recovery)
+    except struct.error:
+        raise OSError(None, "too short", control.name) from None
+    return Position(timeline, redo), Position(minimum_timeline, minimum)
+
+
+def checkpoint_segment(cluster: DataDirectory) -> str:
+    """Return the segment where recovery of a data directory begins. Raises OSError."""
+    position, _ = read_positions(cluster)
+    return segment.segment_name(position.timeline, position.lsn // cluster.segment_size, cluster.segment_size)
 
 
 def newest_segments(cluster: DataDirectory) -> Iterator[str]:

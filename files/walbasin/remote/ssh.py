@@ -7,7 +7,7 @@ import re
 import selectors
 import subprocess
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Set
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Set
 
 from walbasin.local.debug import debug
 from walbasin.remote.errors import (
@@ -77,6 +77,15 @@ def ssh_command(remote: Remote, command_line: str, verbose: bool = False, contro
     return [*command, "-l", remote.user, "--", remote.host, *([command_line] if command_line else [])]
 
 
+def ssh_environment(environment: Mapping[str, str]) -> Dict[str, str]:
+    """Return the environment for ssh, which speaks English.
+
+    Without LD_…: the server may have libraries of its own, with which ssh does not run.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith("LD_")}
+    return {**kept, "LC_ALL": "C"}
+
+
 def printable(text: str) -> str:
     """Return another host's words fit for one line of a log."""
     return "".join(char if char.isprintable() else " " for char in text).strip()[:300]
@@ -118,7 +127,7 @@ class Connection:
         command = ssh_command(remote, command_line, verbose=on_stderr is not None, control=control)
         try:
             self.process = subprocess.Popen(
-                command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+                command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ssh_environment(os.environ)
             )
         except OSError as error:
             raise FetchError(f"cannot start ssh: {error.strerror}") from error

@@ -89,6 +89,20 @@ def find_gap(
     return (position, later) if later else ("", "")
 
 
+def find_fork(timeline: int, lsn: int, target: int, histories: Mapping[int, History]) -> int:
+    """Return the LSN at which `target` left this server's history, 0 if it leads on.
+
+    timeline, lsn: what this server has replayed. It can never follow a timeline that
+    was left before: PostgreSQL does not start.
+    """
+    way = histories.get(target)
+    if target <= timeline or way is None:
+        return 0
+    ours = [*dict(histories.get(timeline, [])), timeline]
+    last_shared, left_at = max(((parent, left) for parent, left in way if parent in ours), default=(0, 0))
+    return 0 if last_shared == timeline and left_at >= lsn else left_at
+
+
 def find_neighbour(name: str, held: Collection[str]) -> str:
     """Return a held segment that can prove whose archive this is, or "".
 

@@ -85,6 +85,15 @@ def segment_name(timeline_id: int, number: int, size: int) -> str:
     return f"{timeline_id:08X}{log:08X}{low:08X}"
 
 
+def format_lsn(lsn: int) -> str:
+    """Return a position in WAL as PostgreSQL writes it.
+
+    >>> format_lsn((1 << 32) + 0xABC)
+    '1/ABC'
+    """
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
 def verify_header(name: str, header: bytes, system_identifier: Optional[int]) -> int:
     """Return the segment size in bytes that a valid segment's header gives.
 
@@ -104,8 +113,7 @@ def verify_header(name: str, header: bytes, system_identifier: Optional[int]) ->
     if size & (size - 1) or not SMALLEST <= size <= LARGEST:
         raise InvalidWal(f"its header gives an impossible segment size, {size} bytes")
     if address != segment_number(name, size) * size:
-        position = f"{address >> 32:X}/{address & 0xFFFFFFFF:X}"
-        raise InvalidWal(f"its first page belongs at {position}, which is another segment")
+        raise InvalidWal(f"its first page belongs at {format_lsn(address)}, which is another segment")
     if page_timeline > timeline(name):
         raise InvalidWal(f"it was written on timeline {page_timeline}, newer than its name")
     if system_identifier is not None and origin != system_identifier:

@@ -92,6 +92,23 @@ def test_gap(position: str, held: list[str], target: int, expected: tuple[str, s
     assert holdings.find_gap(position, held, target, HISTORIES, SIZE) == expected
 
 
+@pytest.mark.parametrize(
+    ("timeline", "lsn", "target", "fork"),
+    [
+        (1, 6 * SIZE, 2, 0),
+        (1, 7 * SIZE + 328, 2, 0),
+        (1, 7 * SIZE + 329, 2, 7 * SIZE + 328),
+        (1, 8 * SIZE, 3, 7 * SIZE + 328),
+        (2, 8 * SIZE, 3, 0),
+        (2, 8 * SIZE, 4, 5 * SIZE + 64),
+        (2, 8 * SIZE, 2, 0),
+        (1, 8 * SIZE, 9, 0),
+    ],
+)
+def test_fork(timeline: int, lsn: int, target: int, fork: int) -> None:
+    assert holdings.find_fork(timeline, lsn, target, HISTORIES) == fork
+
+
 def test_newest_timeline() -> None:
     assert holdings.newest_timeline([]) == 0
     assert holdings.newest_timeline([name(3), "00000003.history", name(5, 2)]) == 3
