@@ -18,7 +18,7 @@ from walbasin.wal import segment
 
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
 INCLUDE_DEPTH = 10
-# Bytes of pg_control before the copy of the last checkpoint and before minRecoveryPoint:
+# Bytes of pg_control before the last checkpoint's copy and before minRecoveryPoint:
 # in PostgreSQL 10, in 11, and in 12 to 18.
 CONTROL_OFFSETS = {10: (48, 136), 11: (40, 128), 12: (40, 136)}
 
