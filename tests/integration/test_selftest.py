@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import give, wait_until
 from tests.support.standby import Standby
@@ -112,3 +113,36 @@ def test_selftest_of_running_server(
     assert words in call.stdout + call.stderr
     seen = json.loads(chris.fetch("test", "--status", "--json", host="gate", cwd=server.data).stdout)["test"]
     assert (bool(seen["error"]), bool(seen["unasked"])) == (status == 2, status == 1)
+
+
+@pytest.fixture
+def broken(barman: BarmanHost) -> Iterator[Callable[[str], None]]:
+    """Return a function that breaks `barman` or the gate on the Barman host."""
+    files = {"barman": barman.folder / "bin" / "barman", "gate": barman.folder / "lib/walbasin/gate/server.py"}
+    texts = {part: file.read_text() for part, file in files.items()}
+    faults = {
+        "barman": "#!/bin/sh\necho 'no module named psycopg2' >&2\nexit 1\n",
+        "gate": "raise RuntimeError('not complete')\n",
+    }
+    yield lambda part: files[part].write_text(faults[part]) and None
+    for part, file in files.items():
+        file.write_text(texts[part])
+
+
+@pytest.mark.parametrize(
+    ("part", "jobs", "status", "words"),
+    [
+        ("barman", "4", 0, "no module named psycopg2: what only Barman can decompress would not come"),
+        ("barman", "0", 2, "no module named psycopg2"),
+        ("gate", "4", 0, "it does not serve, so each segment comes by barman get-wal, more slowly"),
+        ("gate", "0", 0, "fetched and verified"),
+    ],
+)
+def test_selftest_on_the_way_of_recovery(
+    served: Standby, angus: Primary, broken: Callable[[str], None], part: str, jobs: str, status: int, words: str
+) -> None:
+    """Test what recovery would use, and tell of the other way."""
+    broken(part)
+    call = served.fetch(angus.segments[3], "-t", "-p", jobs, host="gate")
+    assert (call.status, served.fetch(angus.segments[3], "-p", jobs, host="gate").status) == (status, status)
+    assert words in call.stdout + call.stderr

@@ -13,7 +13,7 @@ from console.status import Archive, Row, Snapshot
 
 MIB = 1 << 20
 SIZE = 16 * MIB
-COMMAND = "/usr/local/bin/barman-wal-restore --spool-dir '/wal/100%% full' -p 8 barman angus %f %p"
+COMMAND = """/usr/local/bin/barman-wal-restore --spool-dir '/wal/100%% full' -p 8 barman angus %f "%p\""""
 CHRIS = Standby(
     barman_host="barman",
     barman_server="angus",

@@ -8,7 +8,7 @@ from tests.support.role_templar import cluster, render, value_of
 
 COMMAND = (
     "/usr/local/bin/barman-wal-restore --ssh-config /etc/walbasin/angus/ssh_config"
-    " --spool-dir /var/lib/postgresql/15/walbasin_main -p 8 -s 10 barman angus %f %p"
+    ' --spool-dir /var/lib/postgresql/15/walbasin_main -p 8 -s 10 barman angus %f "%p"'
 )
 MARK = "# Written by Ansible (walbasin.barman.standby) from here on; the lines above are kept."
 
@@ -33,7 +33,7 @@ def test_classic_restore_command() -> None:
 def test_restore_command_options(variables: Dict[str, Any], words: str) -> None:
     line = value_of("__standby_restore_command", **cluster(), **variables)
     assert f" {words} " in line
-    assert line.endswith(" barman angus %f %p")
+    assert line.endswith(' barman angus %f "%p"')
 
 
 CONNINFO = {"standby_primary_conninfo": r"host=angus password='it\'s'", "standby_primary_slot_name": "chris"}
@@ -160,7 +160,7 @@ def test_ssh_config_pinned_keys() -> None:
     } <= {line.strip() for line in text.splitlines()}
 
 
-ABOUT = COMMAND.replace("%f %p", "test pg_wal/test")
+ABOUT = COMMAND.replace('%f "%p"', "test pg_wal/test")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="barman-wal-restore",
         description="PostgreSQL's restore_command: fetches WAL from a Barman host over ssh, ahead of replay.",
-        epilog="restore_command = 'barman-wal-restore -p 8 -s 10 barman angus %%f %%p'. "
+        epilog="restore_command = 'barman-wal-restore -p 8 -s 10 barman angus %%f \"%%p\"'. "
         "Exit status: 0 delivered, 1 not in the archive, 2 could not find out, 3 refused what came, 4 wrong usage; "
         "200 where any of these would end a point-in-time recovery early.",
     )

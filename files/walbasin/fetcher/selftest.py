@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from typing import List, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import absence, status
@@ -16,9 +16,10 @@ from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import log
 from walbasin.local import data_directory, running_server
 from walbasin.local.running_server import NotAsked
-from walbasin.remote import archive, ssh
+from walbasin.remote import archive, gate_fetch, ssh
 from walbasin.remote.archive import RemoteOutput
 from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.gate_connection import NoGate
 from walbasin.remote.ssh import EventLoop, Session
 from walbasin.wal import segment, window
 from walbasin.wal.getwal import DUMMY_WAL_NAME
@@ -48,8 +49,9 @@ def run(call: Call) -> int:
     started = time.time()
     error = gate = unasked = ""
     try:
-        gate = _test_server(call)
-        _test_segment(call)
+        server = _test_server(call)
+        gate = server.gate
+        _test_segment(call, server)
         _test_spool(call)
         _test_archive(call)
         unasked = _test_setting(call)
@@ -64,11 +66,24 @@ def _print_step(step: str, seconds: float, text: str) -> None:
     print(f"ok  {step:<10}  {seconds:6.3f} s  {text}", flush=True)
 
 
-def _test_server(call: Call) -> str:
-    """Test key, host key, gate or stock, and whether Barman knows the server.
+def _print_note(step: str, text: str) -> None:
+    """Print what is no failure, but worth knowing."""
+    print(f"--  {step:<10}  {text}", flush=True)
 
-    Returns the gate's version, empty for stock Barman.
+
+class ServerAnswer(NamedTuple):
+    """Hold what came of `barman get-wal --test`.
+
+    gate: the version of the gate, empty for stock Barman. error: why Barman failed,
+    after the key was let in.
     """
+
+    gate: str
+    error: str = ""
+
+
+def _test_server(call: Call) -> ServerAnswer:
+    """Test key, host key, gate or stock, and whether Barman knows the server."""
     started = time.monotonic()
     seen: List[Tuple[str, float, str]] = []
     stderr = ""
@@ -88,25 +103,49 @@ def _test_server(call: Call) -> str:
         loop.run_until(lambda: False)
     for step, seconds, text in seen:
         _print_step(step, seconds, text)
-    if output.error is not None:
-        raise StepFailed(f"{output.error}")
-    answer = ssh.printable(output.content.decode("utf-8", "replace"))
     match = GATE.search(stderr)
     gate, servers = map(ssh.printable, match.groups()) if match else ("", "")
+    if output.error is not None:
+        if not gate:
+            raise StepFailed(f"{output.error}")
+        return ServerAnswer(gate, f"{output.error}")
+    answer = ssh.printable(output.content.decode("utf-8", "replace"))
     kind = f"barman-wal-gate {gate}, for {servers}" if gate else "no gate: stock Barman"
     _print_step("server", time.monotonic() - started, f"{answer} ({kind})")
-    return gate
+    return ServerAnswer(gate)
 
 
-def _test_segment(call: Call) -> None:
-    """Fetch and verify a real segment."""
+def _test_segment(call: Call, server: ServerAnswer) -> None:
+    """Fetch and verify a real segment, by the way that recovery takes.
+
+    With -p and a gate that is a connection to the gate. `barman get-wal` is the other
+    way: one that does not work is no failure, as long as the first one does.
+    """
+    folder = call.options.spool_dir if call.spool else None
+    if server.gate and call.options.parallel > 1:
+        try:
+            _fetch_segment(call, folder, lambda name, path: gate_fetch.fetch(call.archive(), name, path, folder))
+        except (NoGate, FetchError) as error:
+            if server.error:
+                raise StepFailed(server.error) from error
+            _print_note("gate", f"it does not serve, so each segment comes by barman get-wal, more slowly: {error}")
+        else:
+            if server.error:
+                _print_note("server", f"{server.error}: what only Barman can decompress would not come")
+            return
+    if server.error:
+        raise StepFailed(server.error)
+    _fetch_segment(call, folder, lambda name, path: archive.fetch(call.archive(), name, path))
+
+
+def _fetch_segment(call: Call, folder: Optional[str], fetch: Callable[[str, str], None]) -> None:
     names = _candidates(call)
-    with tempfile.TemporaryDirectory(dir=call.options.spool_dir if call.spool else None) as folder:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for name in names:
             started = time.monotonic()
-            fetched = os.path.join(folder, name)
+            fetched = os.path.join(temporary, name)
             try:
-                archive.fetch(call.archive(), name, fetched)
+                fetch(name, fetched)
             except NotInArchive:
                 continue
             size = os.path.getsize(fetched) // segment.MIB
@@ -140,7 +179,7 @@ def _test_setting(call: Call) -> str:
     try:
         effective = running_server.restore_command(call.cluster)
     except NotAsked as reason:
-        print(f"--  setting     the server could not be asked which restore_command it uses: {reason}", flush=True)
+        _print_note("setting", f"the server could not be asked which restore_command it uses: {reason}")
         return str(reason)
     error = running_server.explain_targets(call.cluster)
     if effective is not None:
