@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import absence, exit_status, gap
@@ -193,8 +193,9 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
 
 def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
     name, destination, source = call.options.wal_name, call.options.wal_dest, call.archive()
+    beside = prefetch.start if prefetch else None
     try:
-        archive.fetch(source, name, destination, beside=prefetch.start if prefetch else None)
+        archive.fetch(source, name, destination, beside=beside, is_unwanted=_promotion_asked_for(call))
     except UnsupportedCompression:
         if not call.options.keep_compression:
             raise
@@ -239,11 +240,17 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
     log(f"{name}: {detail}; {next_step}")
 
 
-def _pause(seconds: float, call: Call) -> None:
-    """Sleep, but not while somebody waits for a promotion."""
+def _promotion_asked_for(call: Call) -> Callable[[], bool]:
+    """Return a function that tells whether somebody waits for a promotion."""
     is_standby = call.mode == policy.STANDBY
     triggers = data_directory.promotion_files(call.cluster) if call.cluster and is_standby else []
+    return lambda: any(map(os.path.exists, triggers))
+
+
+def _pause(seconds: float, call: Call) -> None:
+    """Sleep, but not while somebody waits for a promotion."""
+    is_asked_for = _promotion_asked_for(call)
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not any(map(os.path.exists, triggers)):
+    while time.monotonic() < end and not is_asked_for():
         handover.check_parent()
         time.sleep(min(STEP, max(0.0, end - time.monotonic())))

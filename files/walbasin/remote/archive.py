@@ -1,6 +1,7 @@
 """Fetch from Barman's archive of one server, and ask what it holds."""
 
 import tempfile
+import time
 from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from walbasin.local.data_directory import DataDirectory
@@ -10,6 +11,10 @@ from walbasin.remote.ssh import EventLoop, Remote, RemoteCommand, Session
 from walbasin.wal import segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
+
+
+# Seconds between two looks whether a file is still wanted.
+STEP = 1.0
 
 
 class Archive(NamedTuple):
@@ -81,22 +86,33 @@ def fetch(
     archive: Archive,
     name: str,
     destination: str,
+    *,
     partial: bool = False,
     beside: Optional[Callable[[EventLoop], None]] = None,
+    is_unwanted: Optional[Callable[[], bool]] = None,
 ) -> None:
     """Put file `name` under `destination`.
 
     beside: starts what is to be done beside it on the same loop, and is waited for.
+    is_unwanted: asked once a second while nothing has come; what nobody waits for any
+    more is given up.
     Raises NotInArchive, FetchError, InvalidWal, and OSError when the destination cannot
     be written.
     """
+
+    def is_over() -> bool:
+        return output.is_complete or (is_unwanted is not None and time.monotonic() > end and is_unwanted())
+
+    end = time.monotonic() + STEP
     with EventLoop() as loop:
         with whole_file(destination) as file:
             output, writer = RemoteOutput(), DecompressingWriter(file)
             loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))
             if beside is not None:
                 beside(loop)
-            loop.run_until(lambda: output.is_complete)
+            loop.run_until(is_over, STEP)
+            if not output.is_complete:
+                raise FetchError("given up, because this server is to be promoted")
             if output.error is not None:
                 raise output.error
             verify(name, writer, file, archive.cluster)

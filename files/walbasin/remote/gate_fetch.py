@@ -44,7 +44,7 @@ def fetch(archive: Archive, name: str, destination: str, folder: Optional[str]) 
         request.server, compression.supported_compressions(), request.compression, request.config
     )
     with EventLoop() as loop, whole_file(destination) as file:
-        incoming = IncomingFile(file, lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115: closed below
+        incoming = IncomingFile(file, lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
         single = SingleFetch(name, incoming)
         try:
             connection = GateConnection(archive.remote, opening, lambda _, cause: single.on_complete(cause))

@@ -24,6 +24,9 @@ from walbasin.wal import segment
 CONNECT_LIMIT = 10
 SILENCE_LIMIT = 30
 FORMER_LIMIT = 2
+# Seconds for Barman to decompress or decrypt a segment before it sends the first byte.
+# Whether its host lives, ssh's own keepalive tells.
+COMPUTE_LIMIT = 600
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -34,6 +37,8 @@ STDERR_KEPT = 4096
 SSH_FAILED = 255
 # What ssh adds on stderr when it is verbose, around what matters.
 CHATTER = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: ")
+# Of these, what ssh says when it was let in.
+LET_IN = "Authenticated to "
 
 
 class Remote(NamedTuple):
@@ -45,7 +50,9 @@ class Remote(NamedTuple):
     ssh_config: Optional[str] = None
 
 
-def ssh_command(remote: Remote, command_line: str, verbose: bool = False, control: Optional[str] = None) -> List[str]:
+def ssh_command(
+    remote: Remote, command_line: str, log_level: str = "ERROR", control: Optional[str] = None
+) -> List[str]:
     """Return the argument vector of one session that runs a command line.
 
     An empty one makes a master for `control` instead: the socket of a connection of
@@ -63,7 +70,7 @@ def ssh_command(remote: Remote, command_line: str, verbose: bool = False, contro
         "ControlPersist": "no",
         "ClearAllForwardings": "yes",
         "RemoteCommand": "none",
-        "LogLevel": "DEBUG1" if verbose else "ERROR",
+        "LogLevel": log_level,
     }
     command = ["ssh", "-T", "-x", "-a"]
     if remote.ssh_config is not None:
@@ -111,6 +118,9 @@ def error_from_exit(status: int, stderr: str, host: str, has_answered: bool = Fa
 class Connection:
     """Run one ssh, with a limit to its silence. Subclasses say what it is for."""
 
+    # How much ssh says on stderr.
+    LOG_LEVEL = "ERROR"
+
     def __init__(
         self,
         remote: Remote,
@@ -124,7 +134,8 @@ class Connection:
         self.on_stderr = on_stderr
         self.stderr = ""
         self.has_answered = False
-        command = ssh_command(remote, command_line, verbose=on_stderr is not None, control=control)
+        log_level = "DEBUG1" if on_stderr is not None else self.LOG_LEVEL
+        command = ssh_command(remote, command_line, log_level, control)
         try:
             self.process = subprocess.Popen(
                 command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ssh_environment(os.environ)
@@ -144,9 +155,9 @@ class Connection:
         if descriptor == self.stdout:
             return self.receive_stdout()
         data = os.read(descriptor, CHUNK)
-        self.touch()
         text = data.decode("utf-8", "replace")
         self.stderr = (self.stderr + text)[-STDERR_KEPT:]
+        self.touch()
         if self.on_stderr is not None:
             self.on_stderr(text)
         return bool(data)
@@ -210,6 +221,9 @@ class Session(Connection):
     on_data raises ends the session.
     """
 
+    # That it was let in, too.
+    LOG_LEVEL = "VERBOSE"
+
     def __init__(
         self,
         remote: Remote,
@@ -224,12 +238,27 @@ class Session(Connection):
         self.command = command
         self.on_data = on_data
         self.on_end = on_end
+        # A connection that is shared was let in before.
+        self._is_let_in = control is not None
+        self.touch()
+
+    def touch(self) -> None:
+        self._is_let_in = self._is_let_in or LET_IN in self.stderr
+        if self.has_answered:
+            super().touch()
+        elif self._is_let_in:
+            self.deadline = time.monotonic() + COMPUTE_LIMIT
+
+    def timeout_error(self) -> FetchError:
+        if self._is_let_in and not self.has_answered:
+            return RemoteError(f"Barman on {self.remote.host} has sent nothing for {COMPUTE_LIMIT} seconds")
+        return super().timeout_error()
 
     def receive_stdout(self) -> bool:
         data = os.read(self.stdout, CHUNK)
         if data:
-            self.touch()
             self.has_answered = True
+            self.touch()
             self.on_data(data)
         return bool(data)
 
@@ -328,10 +357,13 @@ class EventLoop:
         for connection in [one for one in self._open if one.deadline <= time.monotonic()]:
             self.finish(connection, connection.timeout_error())
 
-    def run_until(self, is_done: Callable[[], bool]) -> None:
-        """Handle events until it is done, or until no connection is left."""
+    def run_until(self, is_done: Callable[[], bool], step: float = SILENCE_LIMIT) -> None:
+        """Handle events until it is done, or until no connection is left.
+
+        step: seconds between two looks, at most.
+        """
         while self._open and not is_done():
-            self.run_once()
+            self.run_once(step)
 
     def _receive(self, connection: Connection, descriptor: int) -> None:
         try:
