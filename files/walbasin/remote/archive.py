@@ -12,7 +12,6 @@ from walbasin.wal import segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
 
-
 # Seconds between two looks whether a file is still wanted.
 STEP = 1.0
 
