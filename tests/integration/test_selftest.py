@@ -124,7 +124,11 @@ def broken(barman: BarmanHost) -> Iterator[Callable[[str], None]]:
         "barman": "#!/bin/sh\necho 'no module named psycopg2' >&2\nexit 1\n",
         "gate": "raise RuntimeError('not complete')\n",
     }
-    yield lambda part: files[part].write_text(faults[part]) and None
+
+    def make(part: str) -> None:
+        files[part].write_text(faults[part])
+
+    yield make
     for part, file in files.items():
         file.write_text(texts[part])
 

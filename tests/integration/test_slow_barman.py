@@ -20,7 +20,11 @@ def slow(barman: BarmanHost) -> Iterator[Callable[[int], None]]:
     """Return a function that has Barman wait for some seconds before each answer."""
     program = barman.folder / "bin" / "barman"
     text = program.read_text()
-    yield lambda seconds: program.write_text(text.replace("#!/bin/sh\n", f"#!/bin/sh\nsleep {seconds}\n")) and None
+
+    def make(seconds: int) -> None:
+        program.write_text(text.replace("#!/bin/sh\n", f"#!/bin/sh\nsleep {seconds}\n"))
+
+    yield make
     program.write_text(text)
 
 
