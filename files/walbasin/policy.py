@@ -52,7 +52,7 @@ def judge_absence(name: str, mode: str, evidence: Evidence) -> Tuple[str, str]:
     gap = "the archive has WAL of this timeline, but not its history" if is_history else "the archive has a gap here"
     rules = (
         (evidence.is_in_pg_wal, ABSENT, "PostgreSQL has it in pg_wal"),  # and looks there next
-        (evidence.is_listed, UNKNOWN, "not found at first, but the archive lists it now"),
+        (evidence.is_listed and mode != STANDBY, UNKNOWN, "not found at first, but the archive lists it now"),
         (evidence.is_on_parent, ABSENT, "PostgreSQL asks for it on the parent timeline next"),
         (evidence.later, GAP, f"{gap}: it holds {evidence.later}"),
         (mode == STANDBY, ABSENT, ""),

@@ -15,7 +15,7 @@ PROVED = Evidence(neighbour=HELD)
         (Evidence(later=HELD), GAP, GAP),
         (Evidence(is_in_pg_wal=True), ABSENT, ABSENT),
         (Evidence(is_on_parent=True), ABSENT, ABSENT),
-        (PROVED._replace(is_listed=True), UNKNOWN, UNKNOWN),
+        (PROVED._replace(is_listed=True), UNKNOWN, ABSENT),
         (PROVED._replace(is_on_parent=True, later=HELD), ABSENT, ABSENT),
     ],
     ids=str,

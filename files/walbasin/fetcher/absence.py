@@ -42,8 +42,10 @@ def explain(call: Call, is_look_due: bool) -> Tuple[str, str]:
         evidence = _collect(call)
     except (FetchError, segment.InvalidWal, NotInArchive, OSError) as error:
         if is_answered:
+            gap.postpone(call.spool)
             return policy.judge_absence(name, call.mode, Evidence())
-        return policy.UNKNOWN, f"not in the archive, and whether recovery may end here cannot be found out: {error}"
+        cause = str(error) or "it lists a file that it does not give out"
+        return policy.UNKNOWN, f"not in the archive, and whether recovery may end here cannot be found out: {cause}"
     return policy.judge_absence(name, call.mode, evidence)
 
 
@@ -121,6 +123,8 @@ def explain_end(call: Call) -> str:
             f"{segment.format_lsn(reached.lsn)}: the next start of this standby would fail. Was another copy promoted? "
             f"If nobody needs timeline {found.target}, remove its WAL and history there"
         )
+    if not found.listing.is_whole:
+        return ""
     missing, later = holdings.find_gap(position, names, found.target, found.histories, size)
     gap.save(call.spool, missing, later, holdings.newest_segment(names))
     if missing:

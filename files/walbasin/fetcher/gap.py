@@ -33,6 +33,12 @@ def save(spool: Optional[Spool], missing: str, later: str, newest: str) -> None:
         spool.save_text(FILE, json.dumps(Gap(time.time(), missing, later, newest)._asdict()))
 
 
+def postpone(spool: Optional[Spool]) -> None:
+    """Look again later: this time nobody could tell. What was found before is kept."""
+    if spool is not None:
+        save(spool, *load(spool)[1:])
+
+
 def load(spool: Spool) -> Gap:
     """Return what the last look has found; nothing, where there was none."""
     known = counters.parse_object(spool.load_text(FILE))

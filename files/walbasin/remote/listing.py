@@ -16,10 +16,14 @@ QUERY_LIMIT = 20
 
 
 class Listing(NamedTuple):
-    """Hold what an archive has, and whether it copies that of another Barman."""
+    """Hold what an archive has, and whether it copies that of another Barman.
+
+    is_whole: False where only some names were asked for, one by one.
+    """
 
     names: FrozenSet[str]
     is_passive: bool = False
+    is_whole: bool = True
 
 
 class ServerQuery(NamedTuple):
@@ -109,14 +113,14 @@ def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
             return parse_listing(run(archive, FindNames(folders), LONGEST))._replace(is_passive=is_passive)
         except RemoteError as error:
             debug(f"the folders cannot be listed: {error}")
-    return Listing(_held(archive, probes), is_passive)
+    return Listing(_held(archive, probes), is_passive, is_whole=False)
 
 
 def parse_listing(output: bytes) -> Listing:
     """Return the names in the output of a ListQuery, or of FindNames.
 
     >>> parse_listing(b"passive\n00000002.history\nWelcome!\n")
-    Listing(names=frozenset({'00000002.history'}), is_passive=True)
+    Listing(names=frozenset({'00000002.history'}), is_passive=True, is_whole=True)
     """
     lines = output.decode("ascii", "replace").splitlines()
     return Listing(frozenset(filter(segment.is_wal_file_name, lines)), protocol.PASSIVE in lines)
