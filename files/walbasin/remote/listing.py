@@ -119,7 +119,7 @@ def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
 def parse_listing(output: bytes) -> Listing:
     """Return the names in the output of a ListQuery, or of FindNames.
 
-    >>> parse_listing(b"passive\n00000002.history\nWelcome!\n")
+    >>> parse_listing(b"passive\\n00000002.history\\nWelcome!\\n")
     Listing(names=frozenset({'00000002.history'}), is_passive=True, is_whole=True)
     """
     lines = output.decode("ascii", "replace").splitlines()
