@@ -102,7 +102,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     try:
         if spool is None or cluster is None or options.parallel < 2:
             _fetch_directly(call, None)
-        elif reason := process.why_not(spool, cluster):
+        elif reply is None and (reason := process.why_not(spool, cluster)):
             _fetch_with_foreground_prefetch(call, spool, cluster, reason)
         else:
             _fetch_through_prefetch(call, spool, cluster, reply)

@@ -93,8 +93,7 @@ def fetch(
     """Put file `name` under `destination`.
 
     beside: starts what is to be done beside it on the same loop, and is waited for.
-    is_unwanted: asked once a second while nothing has come; what nobody waits for any
-    more is given up.
+    is_unwanted: asked once a second; what nobody waits for any more is given up.
     Raises NotInArchive, FetchError, InvalidWal, and OSError when the destination cannot
     be written.
     """
