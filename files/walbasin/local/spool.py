@@ -266,10 +266,13 @@ class Spool:
 
         One that cannot be written is missing, no more.
         """
-        with contextlib.suppress(OSError), self.create(f"../{name}") as file:
+        self._save(f"../{name}", text)
+
+    def _save(self, name: str, text: str) -> None:
+        with contextlib.suppress(OSError), self.create(name) as file:
             file.write(text.encode())
             file.flush()
-            self.commit(f"../{name}")
+            self.commit(name)
 
     def load_text(self, name: str) -> str:
         """Return what save_text kept, or an empty string."""
@@ -281,10 +284,7 @@ class Spool:
 
     def record_process(self, process: int) -> None:
         """Remember the prefetch process, at its start and at its end."""
-        with contextlib.suppress(OSError), self.create(PROCESS) as file:
-            file.write(str(process).encode())
-            file.flush()
-            self.commit(PROCESS)
+        self._save(PROCESS, str(process))
 
     def former_process(self, seconds: float) -> Optional[int]:
         """Return the id of the last prefetch process, or None.
@@ -300,9 +300,7 @@ class Spool:
 
     def record_outage(self) -> None:
         """Remember that Barman could not be reached just now."""
-        with contextlib.suppress(OSError), self.create(OUTAGE) as file:
-            file.write(str(time.monotonic()).encode())
-            self.commit(OUTAGE)
+        self._save(OUTAGE, str(time.monotonic()))
 
     def clear_outage(self) -> None:
         """Forget the outage: Barman was reached."""
