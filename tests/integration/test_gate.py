@@ -18,7 +18,7 @@ import pytest
 from walbasin.wal import protocol
 
 from tests.support.barman_host import BarmanHost
-from tests.support.processes import ME, run, start, wait_until
+from tests.support.processes import ME, processes, run, start, wait_until
 from tests.support.standby import Standby
 
 from .conftest import Primary
@@ -333,7 +333,7 @@ def test_no_agent_forwarding(barman: BarmanHost, agent: Path, key: str, is_open:
 
 
 def test_connection_limit(barman: BarmanHost, angus: Primary) -> None:
-    """Connect 63 times at once, beside one connection that waits for Barman."""
+    """Connect 64 times at once, beside commands that wait for Barman."""
     name = angus.segments[4]
     barman.hold(name)
     ssh: list[str | Path] = ["ssh", "-F", barman.client / "ssh_config", "-l", ME, "-T", "gate"]
@@ -345,41 +345,114 @@ def test_connection_limit(barman: BarmanHost, angus: Primary) -> None:
         started.append(subprocess.Popen([*ssh, remote_command], stdin=pipe, stdout=pipe, stderr=pipe, env=SYSTEM))
         return started[-1]
 
-    try:
-        with_barman = connect(f"barman get-wal angus {name}").stdout
-        assert with_barman
-        assert with_barman.read(1), "it has a slot"
+    def connect_all(remote_command: str, count: int) -> tuple[list[subprocess.Popen[bytes]], ...]:
+        """Return those that are served, and those that are refused."""
+        served: list[subprocess.Popen[bytes]] = []
+        refused: list[subprocess.Popen[bytes]] = []
         with selectors.DefaultSelector() as selector:
-            for _ in range(63):
-                process = connect(opening)
+            for _ in range(count):
+                process = connect(remote_command)
                 assert process.stdout
                 selector.register(process.stdout, selectors.EVENT_READ, process)
-            served: list[subprocess.Popen[bytes]] = []
-            refused: list[subprocess.Popen[bytes]] = []
-            while len(served) + len(refused) < 63:
+            while selector.get_map():
                 ready = selector.select(60)
                 assert ready, f"{len(served)} served, {len(refused)} refused"
                 for key, _ in ready:
                     selector.unregister(key.fd)
-                    greeting = os.read(key.fd, 4096)
-                    (served if greeting else refused).append(key.data)
-        assert (len(served), len(refused)) == (31, 32)
-        for process in refused:
+                    (served if os.read(key.fd, 4096) else refused).append(key.data)
+        return served, refused
+
+    try:
+        _, refused_commands = connect_all(f"barman get-wal angus {name}", 33)
+        assert len(refused_commands) == 1
+        served, refused = connect_all(opening, 64)
+        assert (len(served), len(refused)) == (32, 32), "commands that hang take no place of a connection"
+        for process, kind in [(process, b"connection") for process in refused] + [(refused_commands[0], b"command")]:
             assert process.wait(timeout=30) == 3
             assert process.stderr
             message = process.stderr.read()
-            assert b"this key has 32 connections already" in message
+            assert b"this key has 32 %ss already" % kind in message
             assert message.count(b"\n") == 1
-        assert RemoteOutput(barman, "barman get-wal --test angus dummy_wal_name").status == 3
         served[0].kill()
         served[0].communicate()
-        wait_until(
-            lambda: RemoteOutput(barman, "barman get-wal --test angus dummy_wal_name").status == 0, "a free slot"
-        )
+        wait_until(lambda: bool(connect_all(opening, 1)[0]), "a free slot")
     finally:
         for process in started:
             process.kill()
             process.communicate()
+
+
+def test_hung_command(barman: BarmanHost, angus: Primary) -> None:
+    """End a Barman that waits, when its client has given up."""
+    name = angus.segments[4]
+    barman.hold(name)
+    words: list[str | Path] = [
+        "ssh",
+        "-F",
+        barman.client / "ssh_config",
+        "-l",
+        ME,
+        "gate",
+        f"barman get-wal angus {name}",
+    ]
+    client = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=SYSTEM)
+    try:
+        assert client.stdout
+        assert client.stdout.read(1)
+        assert barmans(barman)
+    finally:
+        client.kill()
+        client.communicate()
+    wait_until(lambda: not barmans(barman) and not gates(barman), "the end of Barman and its gate")
+
+
+def barmans(barman: BarmanHost) -> list[str]:
+    """Return the processes of the wrapper around Barman."""
+    return processes([barman.folder / "bin" / "barman"])
+
+
+@pytest.fixture
+def authorized_keys(barman: BarmanHost) -> Iterator[Path]:
+    """Return a file that a test may change."""
+    text = barman.authorized_keys.read_text()
+    yield barman.authorized_keys
+    barman.authorized_keys.write_text(text)
+
+
+@pytest.mark.parametrize("way", ["line removed", "server removed", "file removed"])
+def test_key_taken_away(
+    stolen_key: paramiko.Transport, authorized_keys: Path, barman: BarmanHost, angus: Primary, way: str
+) -> None:
+    """Serve nothing more over a connection that was opened before."""
+    opened = stolen_key.open_session(timeout=30)
+    opened.settimeout(30)
+    opened.exec_command(protocol.opening_line(protocol.Opening("angus", ("gzip",))))
+    request = protocol.request_line("0000000F.history")
+    answer = protocol.frame(protocol.ABSENT)
+    for expected in (protocol.GREETING + b"\n", answer, answer):
+        assert opened.makefile("rb").read(len(expected)) == expected
+        opened.sendall(request)
+    assert opened.makefile("rb").read(len(answer)) == answer
+    if way == "file removed":
+        authorized_keys.unlink()
+    else:
+        line, *others = authorized_keys.read_text().splitlines(keepends=True)
+        kept = [line.replace(" angus", " berta")] if way == "server removed" else []
+        authorized_keys.write_text("".join(kept + others))
+    opened.sendall(request)
+    assert output_of(opened) == (b"", b"")
+    for remote_command in (
+        protocol.opening_line(protocol.Opening("angus", ("gzip",))),
+        protocol.ListQuery("angus").command_line(),
+        f"barman get-wal angus {angus.segments[4]}",
+    ):
+        channel = stolen_key.open_session(timeout=30)
+        channel.exec_command(remote_command)
+        stdout, stderr = output_of(channel)
+        assert stdout == b""
+        assert b"refused: this key fetches no WAL of server 'angus' any more" in stderr
+        assert channel.recv_exit_status() == 3
+    assert barman.requests() == []
 
 
 @pytest.mark.parametrize("options", [[], ["-p", "2"], ["-z"], ["--keep-compression"], ["-P"], ["-t"]], ids=" ".join)

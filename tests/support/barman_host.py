@@ -53,7 +53,7 @@ Port {port}
 Port {talkative}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/authorized_keys
+AuthorizedKeysFile {folder}/account/.ssh/authorized_keys
 StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -62,7 +62,7 @@ PermitRootLogin prohibit-password
 PidFile none
 MaxStartups 100
 Subsystem sftp internal-sftp
-SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
+SetEnv HOME={folder}/account PATH={folder}/bin:/usr/bin:/bin SHLVL=2
 Match LocalPort {talkative}
     PasswordAuthentication yes
     Banner {folder}/banner
@@ -124,12 +124,13 @@ class BarmanHost:
         self.folder = folder
         self.home = folder / "home"
         self.client = folder / "client"
+        self.authorized_keys = folder / "account" / ".ssh" / "authorized_keys"
         self.port = free_port()
         self.talkative_port = free_port()
         self.primary_port = free_port()
         self.servers: list[str] = []
-        for each in (folder, self.home, self.client, folder / "bin", folder / "barman.d"):
-            each.mkdir(mode=0o755)
+        for each in (self.home, self.client, folder / "bin", folder / "barman.d", self.authorized_keys.parent):
+            each.mkdir(mode=0o755, parents=True)
         self._write_barman()
         self._write_keys()
         self._sshd: subprocess.Popen[str] | None = None
@@ -188,14 +189,16 @@ class BarmanHost:
             return (self.client / f"{name}.pub").read_text()
 
         servers = " ".join(self.servers) or "none"
-        gate = f"{self.folder}/lib/barman-wal-gate --config {self.folder}/barman.conf {servers}"
+        program = f"{self.folder}/lib/barman-wal-gate --config {self.folder}/barman.conf"
+        printed = subprocess.check_output(["ssh-keygen", "-lf", self.client / "gate"], text=True)
+        gate = f"{program} --key {printed.split()[1]} {servers}"
         liar, narrow = (each.replace('"', r"\"") for each in (LIAR.format(folder=self.folder), NARROW))
-        (self.folder / "authorized_keys").write_text(
+        self.authorized_keys.write_text(
             f'restrict,from="127.0.0.1",command="{gate}" {public("gate")}'
             f"{public('stock')}"
             f'command="{liar}" {public("liar")}'
             f'restrict,command="{narrow}" {public("narrow")}'
-            f'command="echo Welcome to the Barman host; {gate}" {public("greeter")}'
+            f'command="echo Welcome to the Barman host; {program} {servers}" {public("greeter")}'
         )
 
     def start(self) -> None:

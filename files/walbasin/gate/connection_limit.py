@@ -1,15 +1,14 @@
 """Limit how many connections a key has at a time on the Barman host.
 
 Each connection holds a slot: a record lock on one byte of an empty file in the home of
-Barman's user. A lock ends with its process, however that ends, and goes over to what
-the process executes (fcntl(2)).
+Barman's user. A lock ends with its process, however that ends (fcntl(2)).
 """
 
 import fcntl
 import os
 import zlib
 
-# Connections of one key.
+# Connections of one key that serve a fetcher, and as many for single commands.
 MOST = 32
 # The file whose bytes are locked, one for each slot.
 FILE = "~/.barman-wal-gate"
@@ -26,7 +25,6 @@ def acquire_slot(key: str) -> bool:
         descriptor = os.open(os.path.expanduser(FILE), flags, 0o600)
     except OSError:
         return True
-    os.set_inheritable(descriptor, True)
     first = zlib.crc32(key.encode("utf-8", "surrogateescape")) * MOST
     return any(_lock(descriptor, first + slot) for slot in range(MOST))
 

@@ -1,21 +1,25 @@
 """Do what a standby's ssh key can do on the Barman host, and nothing else.
 
 barman-wal-gate is the forced command of the key, in Barman's authorized_keys:
-restrict,from="ADDRESS",command="/usr/local/bin/barman-wal-gate SERVER" ssh-ed25519 ...
+restrict,from="ADDRESS",command="/usr/local/bin/barman-wal-gate --key SHA256:... SERVER"
+ssh-ed25519 ...
 """
 
 import argparse
 import os
+import signal
 import sys
 import syslog
 from typing import List, Union
 
 from walbasin import VERSION
-from walbasin.gate import barman_archive, connection_limit
+from walbasin.gate import barman_archive, barman_command, client, connection_limit
+from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.wal import getwal, protocol
 
 # Neither Barman's "not in the archive" (1) nor one of ssh's own (255).
 REFUSED = 3
+STDERR = 2
 
 Asked = Union[getwal.Request, protocol.Opening, protocol.ListQuery]
 
@@ -41,45 +45,56 @@ def _check_allowed(asked: Asked, servers: List[str], config: str) -> Asked:
 
 
 def main(words: List[str]) -> int:
-    """Serve one ssh connection. Return what `barman get-wal` ends with, or REFUSED."""
+    """Serve one ssh connection. Return what `barman get-wal` ended with, or REFUSED."""
     parser = argparse.ArgumentParser(
         prog="barman-wal-gate",
         description="Forced command for a standby's ssh key: serves the WAL of the servers named, and nothing else.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"barman-wal-gate {VERSION}")
     parser.add_argument("-c", "--config", default="", metavar="FILE", help="Barman's configuration file")
+    parser.add_argument("--key", default="", metavar="SHA256:...", help="serve only while authorized_keys has this key")
     parser.add_argument("servers", nargs="+", metavar="SERVER", help="name of a server in Barman's configuration")
     options = parser.parse_args(words)
     command_line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
-    client = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
+    address = os.environ.get("SSH_CONNECTION", "an unknown address").split(" ")[0]
     syslog.openlog("barman-wal-gate", syslog.LOG_PID, syslog.LOG_AUTH)
+    # Whatever was started is ended first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(REFUSED))
     try:
-        if not connection_limit.acquire_slot(" ".join([client, options.config, *options.servers])):
-            raise getwal.Refused(
-                f"this key has {connection_limit.MOST} connections already, which is as many as it may have"
-            )
-        asked = parse(command_line, options.servers, options.config)
-        if isinstance(asked, protocol.Opening):
-            from walbasin.gate import server
-
-            return server.run(asked)
-        if isinstance(asked, protocol.ListQuery):
-            return _list(asked)
-        _check_archive(asked)
+        return _serve(parse(command_line, options.servers, options.config), options, address)
     except getwal.Refused as refusal:
-        syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {client}: {refusal}")
+        syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {address}: {refusal}")
         return _fail(f"refused: {refusal}")
-    except (barman_archive.ArchiveMissing, barman_archive.UnknownFolders) as reason:
+    except (barman_archive.ArchiveMissing, barman_archive.UnknownFolders, barman_command.BarmanError) as reason:
         return _fail(str(reason))
+    except (ConnectionError, TimeoutError):
+        return REFUSED  # the client is gone, or does not read
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}")
+
+
+def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:
+    """Do what was asked.
+
+    Raises Refused, ArchiveMissing, UnknownFolders, BarmanError, OSError.
+    """
+    key = AuthorizedKey(options.key, asked.server)
+    if not key.is_authorized():
+        raise getwal.Refused(f"this key fetches no WAL of server {asked.server!r} any more")
+    # Apart, so that commands that hang do not keep the fetcher's connections out.
+    kind = "connection" if isinstance(asked, protocol.Opening) else "command"
+    if not connection_limit.acquire_slot(" ".join([address, kind, options.config, *options.servers])):
+        raise getwal.Refused(f"this key has {connection_limit.MOST} {kind}s already, which is as many as it may have")
+    if isinstance(asked, protocol.Opening):
+        from walbasin.gate import server
+
+        return server.run(asked, key)
+    if isinstance(asked, protocol.ListQuery):
+        return _list(asked)
+    _check_archive(asked)
     if asked.test:
         print(f"barman-wal-gate {VERSION} serves {' '.join(options.servers)}", file=sys.stderr, flush=True)
-    try:
-        os.execvp("barman", ["barman", *getwal.arguments(asked)])
-    except OSError as error:
-        path = os.environ.get("PATH", "")
-        return _fail(f"cannot run barman: {error.strerror} (looked in {path})")
+    return barman_command.run(asked, client.write, client.STDOUT, STDERR)
 
 
 def _fail(text: str) -> int:
@@ -95,7 +110,7 @@ def _list(query: protocol.ListQuery) -> int:
     config = barman_archive.read_config(query.config)
     names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
     first = [protocol.PASSIVE] if barman_archive.is_passive(config, query.server) else []
-    print(*first, *names, sep="\n")
+    client.write("".join(f"{name}\n" for name in [*first, *names]).encode())
     return 0
 
 

@@ -1,0 +1,93 @@
+"""Run `barman get-wal` for as long as its client is there, and leave nothing behind."""
+
+import contextlib
+import os
+import select
+import signal
+from typing import Callable, Dict
+
+from walbasin.wal import getwal
+
+# Seconds without a byte from Barman. A fetcher waits as long for what Barman has to
+# decompress or decrypt first.
+SILENCE_LIMIT = 600
+# Bytes that are read at a time.
+CHUNK = 256 * 1024
+# What a client can set through sshd (AcceptEnv) does not reach Barman and its children.
+VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ")
+
+
+class BarmanError(Exception):
+    """Report that Barman did not do its work; the text says why."""
+
+
+def environment() -> Dict[str, str]:
+    """Return the environment that Barman gets."""
+    kept = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    return {**kept, "LC_ALL": "C.UTF-8"}
+
+
+def run(request: getwal.Request, on_data: Callable[[bytes], None], client: int, stderr: int) -> int:
+    """Run Barman, and return its exit status: 128 and more is a signal, as in a shell.
+
+    on_data: gets each piece of its stdout.
+    client: descriptor of the client, whose end is the end of Barman.
+    stderr: descriptor that gets Barman's stderr.
+    Raises BarmanError, OSError when the client is gone.
+    """
+    source, stdout = os.pipe()
+    try:
+        process = _start(request, stdout, stderr)
+        os.close(stdout)
+        try:
+            _relay(source, on_data, client)
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        finally:
+            status = _end(process)
+    finally:
+        os.close(source)
+    return status
+
+
+def _start(request: getwal.Request, stdout: int, stderr: int) -> int:
+    try:
+        return os.posix_spawnp(
+            "barman",
+            ["barman", *getwal.arguments(request)],
+            environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                (os.POSIX_SPAWN_DUP2, stderr, 2),
+            ],
+            # A group of its own: whatever Barman has started ends with it.
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE],
+        )
+    except OSError as error:
+        os.close(stdout)
+        raise BarmanError(f"cannot run barman: {error.strerror} (looked in {os.environ.get('PATH', '')})") from error
+
+
+def _relay(source: int, on_data: Callable[[bytes], None], client: int) -> None:
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    poll.register(client, 0)  # its end is told all the same
+    while True:
+        events = dict(poll.poll(SILENCE_LIMIT * 1000))
+        if client in events:
+            raise BrokenPipeError
+        if not events:
+            raise BarmanError(f"barman get-wal has sent nothing for {SILENCE_LIMIT} seconds")
+        data = os.read(source, CHUNK)
+        if not data:
+            return
+        on_data(data)
+
+
+def _end(process: int) -> int:
+    """End what is left of a group whose first process was not waited for."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
