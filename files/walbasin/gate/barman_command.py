@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from typing import Callable, Dict
 
 from walbasin.wal import getwal
@@ -11,6 +12,8 @@ from walbasin.wal import getwal
 # Seconds without a byte from Barman. A fetcher waits as long for what Barman has to
 # decompress or decrypt first.
 SILENCE_LIMIT = 600
+# Seconds between two signs to the client that Barman is still at work.
+SIGN_INTERVAL = 2
 # Bytes that are read at a time.
 CHUNK = 256 * 1024
 # What a client can set through sshd (AcceptEnv) does not reach Barman and its children.
@@ -30,7 +33,8 @@ def environment() -> Dict[str, str]:
 def run(request: getwal.Request, on_data: Callable[[bytes], None], client: int, stderr: int) -> int:
     """Run Barman, and return its exit status: 128 and more is a signal, as in a shell.
 
-    on_data: gets each piece of its stdout.
+    on_data: gets each piece of its stdout, and an empty one every SIGN_INTERVAL seconds
+    while there is none.
     client: descriptor of the client, whose end is the end of Barman.
     stderr: descriptor that gets Barman's stderr.
     Raises BarmanError, OSError when the client is gone.
@@ -73,16 +77,18 @@ def _relay(source: int, on_data: Callable[[bytes], None], client: int) -> None:
     poll = select.poll()
     poll.register(source, select.POLLIN)
     poll.register(client, 0)  # its end is told all the same
-    while True:
-        events = dict(poll.poll(SILENCE_LIMIT * 1000))
+    end = time.monotonic() + SILENCE_LIMIT
+    while time.monotonic() < end:
+        events = dict(poll.poll(SIGN_INTERVAL * 1000))
         if client in events:
             raise BrokenPipeError
-        if not events:
-            raise BarmanError(f"barman get-wal has sent nothing for {SILENCE_LIMIT} seconds")
-        data = os.read(source, CHUNK)
-        if not data:
+        data = os.read(source, CHUNK) if events else b""
+        if events and not data:
             return
         on_data(data)
+        if data:
+            end = time.monotonic() + SILENCE_LIMIT
+    raise BarmanError(f"barman get-wal has sent nothing for {SILENCE_LIMIT} seconds")
 
 
 def _end(process: int) -> int:

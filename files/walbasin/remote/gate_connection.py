@@ -190,7 +190,7 @@ class GateConnection(ssh.Connection):
             self._complete(self._error)
         elif self._kind == protocol.ABSENT:
             self._complete(NotInArchive())
-        elif self._kind == protocol.DATA and not self._has_first_byte:
+        elif self._kind == protocol.DATA and self._left and not self._has_first_byte:
             self._has_first_byte = True
             self._pending[0].on_first_byte()
         elif self._kind == protocol.ERROR and not self._left:

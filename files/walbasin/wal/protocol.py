@@ -21,7 +21,8 @@ LIST = "list"
 PASSIVE = "passive"
 
 # A frame: its kind, the length of its content in bytes, and the content.
-# A file is any number of DATA frames and an END.
+# A file is any number of DATA frames and an END. An empty DATA frame says that the gate
+# is at work on it.
 HEADER = struct.Struct(">cQ")
 DATA, END, ABSENT, ERROR = b"D", b".", b"A", b"E"
 FRAMES = (DATA, END, ABSENT, ERROR)

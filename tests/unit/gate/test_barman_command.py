@@ -62,11 +62,15 @@ def test_environment(barman: Script, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_silence(barman: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """End Barman, and what it has started."""
     monkeypatch.setattr(barman_command, "SILENCE_LIMIT", 1)
+    monkeypatch.setattr(barman_command, "SIGN_INTERVAL", 0.2)
     barman(f"echo begun; sleep 60 & echo $! >{tmp_path}/pid; wait")
     started = time.monotonic()
+    pieces: list[bytes] = []
     with pytest.raises(barman_command.BarmanError, match="has sent nothing for 1 seconds"):
-        run()
+        run(pieces.append)
     assert time.monotonic() - started < 20
+    assert pieces[0] == b"begun\n"
+    assert set(pieces[1:]) == {b""}, "the client is told that Barman is at work"
     wait_until(lambda: ended(tmp_path / "pid"), "the end of what Barman started")
 
 
