@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.barman_host import BarmanHost, install_stock_client
 from tests.support.network import Harm, Network
-from tests.support.postgres import Server
+from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import ME, wait_until
 
 from .conftest import RESTORE_POINT, Primary, rows
@@ -201,6 +201,41 @@ def recorded(command: str) -> str:
 def calls(server: Server) -> list[list[str]]:
     """Return the recorded calls, each as a list of words."""
     return [line.split() for line in (server.data / "calls").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("state", ["refused", "black hole", "frozen", "frozen in mid-segment"])
+@pytest.mark.parametrize("jobs", ["0", "2"])
+def test_promotion_while_call_waits(
+    copy_of_base: Callable[..., Server],
+    command: Callable[..., str],
+    network: Network,
+    angus: Primary,
+    state: str,
+    jobs: str,
+) -> None:
+    """Hold up no promotion, whatever a call waits for."""
+    chris = copy_of_base("chris", "standby.signal", restore_command=command("ours", "-s", "10", "-p", jobs))
+    if state == "frozen in mid-segment":
+        network.harm = Harm("silence", 5 * SEGMENT_SIZE // 2)
+        # Without prefetch each segment has a connection of its own.
+        network.harmed = None if jobs != "0" else 0
+        chris.start()
+        wait_until(lambda: f'restored log file "{angus.segments[1]}"' in chris.log(), "a part", 60)
+        if jobs == "0":
+            network.harm, network.harmed = Harm("silence", SEGMENT_SIZE // 2), None
+    else:
+        chris.start()
+        wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+        network.harm = Harm("silence", 0)
+        if state == "refused":
+            network.partition()
+        elif state == "black hole":
+            network.partition()
+            network.heal()
+    time.sleep(3)
+    started = time.monotonic()
+    chris.promote()
+    assert time.monotonic() - started < 5
 
 
 def test_promotion_during_outage(
