@@ -92,12 +92,12 @@ lint-collection:
 
 tools: .cache/promtool
 	@command -v shellcheck >/dev/null || { $(call apt,shellcheck); }
-# Prometheus's own judge of rules, without the server.
+# Prometheus's own judge of rules, without the server. From Debian 13 on it has a package of its own.
 .cache/promtool:
 	@echo "fetching promtool"
 	@mkdir -p .cache/prometheus
-	@$(call quietly,promtool,cd .cache/prometheus && { apt-get download prometheus || { \
-	    $(SUDO) apt-get update && apt-get download prometheus; } } && dpkg-deb -x prometheus_*.deb .)
+	@$(call quietly,promtool,cd .cache/prometheus && download() { apt-get download promtool || apt-get download prometheus; } && \
+	    { download || { $(SUDO) apt-get update && download; }; } && dpkg-deb -x prom*.deb .)
 	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
 unit: setup ## unit tests
