@@ -7,10 +7,11 @@ check and use. The spool can only help: whoever cannot open it fetches directly.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
-from typing import BinaryIO, Iterable, List, Optional
+from typing import BinaryIO, Iterable, List, Optional, Tuple
 
 from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
@@ -60,7 +61,15 @@ def free_segments(free: int, total: int, size: int) -> int:
     >>> free_segments(free=100, total=1000, size=10)
     5
     """
-    return int(max(0, free - max(SPARE_SEGMENTS * size, SPARE_SHARE * total)) // size)
+    return int(max(0, free - spare(total, size)) // size)
+
+
+def spare(total: int, size: int) -> float:
+    """Return the bytes that a filesystem of `total` bytes must keep free.
+
+    size: of a segment, in bytes.
+    """
+    return max(SPARE_SEGMENTS * size, SPARE_SHARE * total)
 
 
 def _open_folder(name: str, parent: Optional[int] = None) -> int:
@@ -253,9 +262,21 @@ class Spool:
 
     def free_segments(self, size: int) -> int:
         """Return how many segments of `size` bytes may still be put in."""
+        return free_segments(*self._space(), size)
+
+    def check_space(self, length: int, size: int) -> None:
+        """Raise OSError where `length` more bytes would take what must stay free.
+
+        size: of a segment, in bytes.
+        """
+        free, total = self._space()
+        if free - length < spare(total, size):
+            raise OSError(errno.ENOSPC, "what must stay free of its filesystem is reached")
+
+    def _space(self) -> Tuple[int, int]:
+        """Return the bytes that are free on its filesystem, and that there are."""
         filesystem = os.fstatvfs(self._folder)
-        free, total = filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize
-        return free_segments(free, total, size)
+        return filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize
 
     def is_same_filesystem(self, folder: str) -> bool:
         """Return whether delivery to that folder is a rename, not a copy."""
