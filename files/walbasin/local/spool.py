@@ -81,11 +81,16 @@ def _open_folder(name: str, parent: Optional[int] = None) -> int:
         os.mkdir(name, 0o700, dir_fd=parent)
     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     status = os.fstat(folder)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    if not _is_private(status):
         os.close(folder)
         owner = f"user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
         raise SpoolRefused(f"{name} is open to others ({owner}): it must be ours alone, mode 700")
     return folder
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Return whether a folder is ours, and closed to everybody else."""
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 class Spool:
@@ -97,18 +102,22 @@ class Spool:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
             cluster_folder = folder_name(cluster, barman_host, server)
-            self._root = _open_folder(root)
-            of_cluster = _open_folder(cluster_folder, self._root)
-            try:
-                self._folder = _open_folder(boot, of_cluster)
-                # Remove what a former boot left: in a power loss a rename can outlive
-                # the data behind it.
-                for former in set(os.listdir(of_cluster)) - {boot}:
-                    _remove_folder(former, of_cluster)
-            finally:
-                os.close(of_cluster)
             self._target = f"{cluster_folder}/{boot}"
             self._link_suffix = f"{barman_host}.{server}"
+            self._root = _open_folder(root)
+            try:
+                of_cluster = _open_folder(cluster_folder, self._root)
+                try:
+                    self._folder = _open_folder(boot, of_cluster)
+                    # Remove what a former boot left: in a power loss a rename can
+                    # outlive the data behind it.
+                    for former in set(os.listdir(of_cluster)) - {boot}:
+                        _remove_folder(former, of_cluster)
+                finally:
+                    os.close(of_cluster)
+            except SpoolRefused:
+                self.unregister()
+                raise
         except OSError as error:
             raise SpoolRefused(f"spool {root}: {error.strerror}") from error
 
@@ -183,6 +192,26 @@ class Spool:
         with contextlib.suppress(OSError):
             self.unregister()
         self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS})
+
+    def is_private(self) -> bool:
+        """Return whether its folders are still ours alone, with mode 700.
+
+        The shell does not ask: it sees no more than the owner.
+        """
+        try:
+            found = (os.fstat(self._root), os.stat("..", dir_fd=self._folder), os.fstat(self._folder))
+        except OSError:
+            return False
+        return all(map(_is_private, found))
+
+    def close_to_others(self) -> None:
+        """Let nobody else into the cluster's folder and the one below any more.
+
+        What is in there is to be cleared then. The folder above is the operator's.
+        """
+        for name in ("..", "."):
+            with contextlib.suppress(OSError):
+                os.chmod(name, 0o700, dir_fd=self._folder)
 
     def deliver(self, name: str, destination: str) -> bool:
         """Move a segment to its destination. Return False when it is not here.

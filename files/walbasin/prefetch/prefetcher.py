@@ -373,8 +373,13 @@ class Prefetcher:
 
 def report_internal_error(error: BaseException) -> None:
     """Write a mistake of ours, with its traceback, to syslog and the debug file."""
+    report(traceback_of(error))
+
+
+def report(text: str) -> None:
+    """Write lines to syslog."""
     import syslog
 
     syslog.openlog("barman-wal-restore", syslog.LOG_PID)
-    for line in traceback_of(error).splitlines():
+    for line in text.splitlines():
         syslog.syslog(syslog.LOG_ERR, line)
