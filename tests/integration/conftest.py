@@ -18,7 +18,7 @@ from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, install, install_stock_client
 from tests.support.fake_server import FakeServer
 from tests.support.network import Network
-from tests.support.postgres import Server
+from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import give, give_folder, processes, wait_until
 from tests.support.standby import Standby
 
@@ -158,8 +158,10 @@ def make_standby(workdir: Path, fetcher: Path, barman: BarmanHost, angus: Primar
     """Return a function that builds a data directory of angus's cluster by hand."""
     made = []
 
-    def make(*signals: str, version: int = 15) -> Standby:
-        data = wal_builder.build_data_directory(workdir / "main", version, angus.system_identifier, *signals)
+    def make(*signals: str, version: int = 15, segment_size: int = SEGMENT_SIZE) -> Standby:
+        data = wal_builder.build_data_directory(
+            workdir / "main", version, angus.system_identifier, *signals, segment_size=segment_size
+        )
         made.append(Standby(workdir, give(data), fetcher, barman))
         return made[-1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import IS_ROOT, give, run
+from tests.support.processes import IS_ROOT, give, run, wait_until
 from tests.support.standby import Standby
 
 from .conftest import Primary
@@ -75,6 +75,29 @@ def test_planted_file_in_our_spool(served: Standby, angus: Primary, tmp: Path) -
     run(["chmod", "-R", "go=", served.spool], tmp, as_postgres=False)
     assert served.fetch(angus.segments[4], "-p", "3", host="gate").status == 0
     assert served.delivered() == b"wrong\n"
+
+
+def test_spool_opened_while_in_use(served: Standby, angus: Primary, tmp: Path, wal: Callable[[str], bytes]) -> None:
+    """Let nothing through that others put into a spool of ours that is open to them.
+
+    The shell sees no more than the owner. So the prefetch process looks, every second.
+    """
+    assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
+    served.wait_for_spooled(*angus.segments[3:5])
+    (link,) = [path for path in served.spool.iterdir() if path.is_symlink()]
+    folder = link.resolve()
+    run(["chmod", "-R", "a+rwX", served.spool], tmp, as_postgres=False)
+    # He may come too late.
+    planted = folder / angus.segments[3]
+    as_neighbour(f"{{ mv {planted} {planted}.gone && echo wrong >{planted}; }} || true", tmp)
+    wait_until(lambda: not served.prefetch_process_ids(), "the end of the prefetch process")
+    assert served.spooled() == []
+    with pytest.raises(AssertionError, match="Permission denied"):
+        as_neighbour(f"echo wrong >{planted}", tmp)
+    assert_spool_not_used(served, angus.segments[3:6], wal)
+    served.spool.chmod(0o700)
+    call = served.fetch(angus.segments[3], "-p", "3", host="gate")
+    assert (call.status, call.stderr) == (0, "")
 
 
 @pytest.fixture

@@ -167,10 +167,12 @@ def test_timeline_switch_prefetched(
 
 
 def test_segment_size_from_first_segment(served: Standby, angus: Primary, archive: Callable[..., str]) -> None:
-    """Learn the segment size from the first segment, while pg_wal is empty.
+    """Learn the segment size from the first segment, where the cluster does not tell.
 
     A log has 4096 segments of 1 MiB, and 256 of the usual 16 MiB.
     """
+    control = served.data / "global" / "pg_control"
+    control.write_bytes(wal_builder.build_control(15, angus.system_identifier))
     names = [f"0000000100000000{number:08X}" for number in (0xFE, 0xFF, 0x100)]
     server = archive(
         {name: wal_builder.build_segment(name, angus.system_identifier, wal_builder.MIB) for name in names}

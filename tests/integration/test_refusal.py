@@ -23,7 +23,8 @@ def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
         "under another name": lambda: wal_builder.build_segment(
             "0000000100000000000000EE", system_identifier, SEGMENT_SIZE
         ),
-        "of another size": lambda: wal_builder.build_segment(name, system_identifier, wal_builder.MIB)[:-1],
+        "of another size": lambda: wal_builder.build_segment(name, system_identifier, wal_builder.MIB),
+        "of a larger size": lambda: wal_builder.build_segment(name, system_identifier, 4 * SEGMENT_SIZE),
         "truncated": lambda: good[: SEGMENT_SIZE // 2],
         "too long": lambda: good + b"x",
         "empty": lambda: b"",
@@ -39,9 +40,10 @@ def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
         ("of another cluster", "another cluster"),
         ("of a newer timeline", "timeline 2, newer"),
         ("under another name", "another segment"),
-        ("of another size", "bytes where a segment has"),
+        ("of another size", "segments of 1 MiB, and this cluster's have 16 MiB"),
+        ("of a larger size", "in this cluster such a file has 16777216 bytes at most"),
         ("truncated", "8388608 bytes where a segment has 16777216"),
-        ("too long", "16777217 bytes"),
+        ("too long", "in this cluster such a file has 16777216 bytes at most"),
         ("empty", "0 bytes"),
         ("zeros", "WAL page header"),
         ("truncated gzip", "compress"),

@@ -171,6 +171,9 @@ def assert_positions(server: Server) -> None:
     """Compare what we read of pg_control with what the server says of it."""
     found = data_directory.read(str(server.data))
     assert found is not None
+    said_size = int(server.control("Bytes per WAL segment"))
+    control = (server.data / "global" / "pg_control").read_bytes()
+    assert found.known_segment_size == data_directory.parse_segment_size(control) == said_size
     for _ in range(5):  # a restartpoint may come between the two
         lines = [
             server.sql("SELECT timeline_id, redo_lsn - '0/0' FROM pg_control_checkpoint()"),

@@ -110,7 +110,7 @@ NARROW = 'case $SSH_ORIGINAL_COMMAND in "barman get-wal "*) eval "$SSH_ORIGINAL_
 
 # BarmanHost._authorize gives each key its forced command. `stranger` is in no
 # authorized_keys.
-KEYS = ("gate", "stock", "liar", "greeter", "narrow", "stranger")
+KEYS = ("gate", "stock", "liar", "hostile", "greeter", "narrow", "stranger")
 
 
 class BarmanHost:
@@ -197,6 +197,7 @@ class BarmanHost:
             f'restrict,from="127.0.0.1",command="{gate}" {public("gate")}'
             f"{public('stock')}"
             f'command="{liar}" {public("liar")}'
+            f'command="exec sh {self.folder}/hostile" {public("hostile")}'
             f'restrict,command="{narrow}" {public("narrow")}'
             f'command="echo Welcome to the Barman host; {program} {servers}" {public("greeter")}'
         )
@@ -304,6 +305,10 @@ class BarmanHost:
         """Set what the host `liar` writes to stdout, and its exit status."""
         (self.folder / "lie").write_text(text)
         (self.folder / "status").write_text(str(status))
+
+    def attack(self, script: str) -> None:
+        """Set what the host `hostile` does, whatever it is asked: a shell script."""
+        (self.folder / "hostile").write_text(script)
 
     def drop(self, wal_name: str, times: int = 1) -> None:
         """Break the next connections that ask for this file."""

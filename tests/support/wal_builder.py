@@ -5,6 +5,7 @@ test computes nothing of this. tests/integration compares it with what a real se
 writes.
 """
 
+import struct
 import sys
 from pathlib import Path
 
@@ -58,15 +59,31 @@ def build_segment(name: str, system_identifier: int = OURS, size: int = MIB, tim
     return (start + bytes(range(256)) * (size // 256))[:size]
 
 
-def build_data_directory(folder: Path, version: int = 15, system_identifier: int = OURS, *files: str) -> Path:
+# Offset of floatFormat in pg_control of each major version where it is not 208.
+FLOAT_FORMAT_AT = {11: 200}
+
+
+def build_control(version: int, system_identifier: int, segment_size: int = 0) -> bytes:
+    """Return a pg_control. segment_size: in bytes, 0 for one that does not tell."""
+    start = number(system_identifier, 8)
+    if segment_size:
+        sizes = b"".join(number(value, 4) for value in (8192, 131072, 8192, segment_size))
+        start = start.ljust(FLOAT_FORMAT_AT.get(version, 208), b"\0") + struct.pack("=d", 1234567.0) + sizes
+    return start.ljust(8192, b"\0")
+
+
+def build_data_directory(
+    folder: Path, version: int = 15, system_identifier: int = OURS, *files: str, segment_size: int = 0
+) -> Path:
     """Build a data directory with what the fetcher reads of one.
 
-    files: the names of empty files in it, such as signal files.
+    files: the names of empty files in it, such as signal files. segment_size: see
+    build_control.
     """
     (folder / "global").mkdir(parents=True)
     (folder / "pg_wal").mkdir()
     (folder / "PG_VERSION").write_text(f"{version}\n")
-    (folder / "global" / "pg_control").write_bytes(number(system_identifier, 8) + bytes(8184))
+    (folder / "global" / "pg_control").write_bytes(build_control(version, system_identifier, segment_size))
     for file in files:
         (folder / file).touch()
     return folder

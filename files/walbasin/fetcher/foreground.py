@@ -8,7 +8,7 @@ from walbasin.remote.archive import Archive, RemoteOutput, verify
 from walbasin.remote.errors import FetchError, NotInArchive
 from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
 from walbasin.wal import segment, window
-from walbasin.wal.compression import DecompressingWriter
+from walbasin.wal.compression import IncomingFile
 
 
 class ForegroundPrefetch:
@@ -54,14 +54,20 @@ class ForegroundPrefetch:
         except OSError as error:
             self.errors.append(f"spool: {error.strerror}")
             return
-        writer = DecompressingWriter(file)
+        # Decompress one file at a time, when it is whole: each may need much memory.
+        incoming = IncomingFile(
+            file,
+            lambda: self._spool.create_temporary(name),
+            self._archive.longest(name),
+            lambda length: self._spool.check_space(length, self._size),
+        )
 
         def on_end(error: Optional[Exception]) -> None:
-            with file:
+            with file, contextlib.closing(incoming):
                 try:
                     if error is not None:
                         raise error
-                    verify(name, writer, file, self._archive.cluster)
+                    verify(name, incoming, file, self._archive)
                     self._spool.commit(name)
                 except (NotInArchive, FetchError, segment.InvalidWal, OSError) as failure:
                     self._spool.abort(name)
@@ -70,6 +76,6 @@ class ForegroundPrefetch:
             self._fetch_next(loop)
 
         try:
-            loop.add(Session(self._archive.remote, self._archive.request_for(name), writer.write, on_end))
+            loop.add(Session(self._archive.remote, self._archive.request_for(name), incoming.write, on_end))
         except FetchError as error:
             on_end(error)

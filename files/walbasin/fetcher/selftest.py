@@ -31,7 +31,9 @@ STEPS = (
     ("key", re.compile(r"Authenticated to .* using \"(\w+)\"")),
 )
 # What the gate says to --test on stderr.
-GATE = re.compile(r"^barman-wal-gate (\S+) serves (.*)$", re.MULTILINE)
+GATE = re.compile(r"barman-wal-gate (\S+) serves (.*)$")
+# Characters that are kept of a line on stderr.
+LONGEST_LINE = 64 * 1024
 # Segments that are tried. A standby's newest is not archived before the primary has
 # finished it, and archiving takes its time.
 NEWEST_TRIED = 16
@@ -71,6 +73,38 @@ def _print_note(step: str, text: str) -> None:
     print(f"--  {step:<10}  {text}", flush=True)
 
 
+class StderrReader:
+    """Find in the lines on stderr what matters, each line once.
+
+    steps: those that ssh has done, with the seconds since `started`, and a word. gate:
+    its version and the servers that it serves; empty where no gate speaks.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.steps: List[Tuple[str, float, str]] = []
+        self.gate = ("", "")
+        self._started = started
+        self._rest = ""
+
+    def add(self, text: str) -> None:
+        """Take what has come."""
+        *lines, rest = (self._rest + text).split("\n")
+        # A host may talk without end.
+        self._rest = rest[-LONGEST_LINE:]
+        for line in lines:
+            self._read(line)
+
+    def _read(self, line: str) -> None:
+        for step, pattern in STEPS[len(self.steps) :]:
+            match = pattern.search(line)
+            if match:
+                word = match.group(match.lastindex or 0).lower()
+                self.steps.append((step, time.monotonic() - self._started, word))
+        match = GATE.match(line)
+        if match:
+            self.gate = (match.group(1), match.group(2))
+
+
 class ServerAnswer(NamedTuple):
     """Hold what came of `barman get-wal --test`.
 
@@ -85,26 +119,16 @@ class ServerAnswer(NamedTuple):
 def _test_server(call: Call) -> ServerAnswer:
     """Test key, host key, gate or stock, and whether Barman knows the server."""
     started = time.monotonic()
-    seen: List[Tuple[str, float, str]] = []
-    stderr = ""
-
-    def on_stderr(text: str) -> None:
-        nonlocal stderr
-        stderr += text
-        for step, pattern in STEPS[len(seen) :]:
-            match = pattern.search(stderr)
-            if match:
-                seen.append((step, time.monotonic() - started, match.group(match.lastindex or 0).lower()))
-
+    stderr = StderrReader(started)
     output, source = RemoteOutput(), call.archive()
     request = source.request_for(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
     with EventLoop() as loop:
-        loop.add(Session(source.remote, request, output.add, output.end, on_stderr=on_stderr))
+        loop.add(Session(source.remote, request, output.add, output.end, on_stderr=stderr.add))
         loop.run_until(lambda: False)
-    for step, seconds, text in seen:
+    stderr.add("\n")
+    for step, seconds, text in stderr.steps:
         _print_step(step, seconds, text)
-    match = GATE.search(stderr)
-    gate, servers = map(ssh.printable, match.groups()) if match else ("", "")
+    gate, servers = map(ssh.printable, stderr.gate)
     if output.error is not None:
         if not gate:
             raise StepFailed(f"{output.error}")

@@ -21,6 +21,13 @@ INCLUDE_DEPTH = 10
 # Bytes of pg_control before the last checkpoint's copy and before minRecoveryPoint:
 # in PostgreSQL 10, in 11, and in 12 to 18.
 CONTROL_OFFSETS = {10: (48, 136), 11: (40, 128), 12: (40, 136)}
+# Bytes of pg_control that say something (PG_CONTROL_MAX_SAFE_SIZE). The number by which
+# PostgreSQL knows its own format of floating point (FLOATFORMAT_VALUE) is in there, and
+# before 32-bit numbers: the size of a block, of a relation's file, of a block of WAL,
+# and of a segment. Where it is depends on the version.
+CONTROL_LENGTH = 512
+FLOAT_FORMAT = struct.pack("=d", 1234567.0)
+SIZES = struct.Struct("=8xIIII")
 
 
 class DataDirectory(NamedTuple):
@@ -29,7 +36,7 @@ class DataDirectory(NamedTuple):
     system_identifier: from global/pg_control. device, inode: they tell copies of a
     cluster apart. mode: policy.STANDBY or policy.RECOVERY. postmaster_id: PID.START of
     the server that runs on it (START in seconds since 1970), or None. segment_size:
-    bytes.
+    bytes. is_size_known: False where that is no more than the usual one.
     """
 
     path: str
@@ -40,6 +47,12 @@ class DataDirectory(NamedTuple):
     mode: str
     postmaster_id: Optional[str]
     segment_size: int
+    is_size_known: bool = True
+
+    @property
+    def known_segment_size(self) -> Optional[int]:
+        """Return the bytes of a segment, or None where they are not known."""
+        return self.segment_size if self.is_size_known else None
 
     def file(self, name: str) -> str:
         """Return the path of a file in the data directory."""
@@ -78,6 +91,7 @@ def read(path: str) -> Optional[DataDirectory]:
     if identity is None:
         return None
     path, major_version, system_identifier, device, inode = identity
+    segment_size = _read_segment_size(path)
     return DataDirectory(
         path=path,
         major_version=major_version,
@@ -86,7 +100,8 @@ def read(path: str) -> Optional[DataDirectory]:
         inode=inode,
         mode=_read_mode(path, major_version),
         postmaster_id=_read_postmaster_id(path),
-        segment_size=_read_segment_size(path),
+        segment_size=segment_size or segment.DEFAULT_SIZE,
+        is_size_known=segment_size is not None,
     )
 
 
@@ -265,15 +280,30 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
     return [cluster.file(name) for name in ["promote", *triggers] if name]
 
 
-def _read_segment_size(path: str) -> int:
-    """Return the bytes of a segment, told by any that is in pg_wal.
+def _read_segment_size(path: str) -> Optional[int]:
+    """Return the bytes of a segment, or None where nothing tells.
 
-    pg_control has them too, at an offset that changes by version.
+    pg_control has them. What is in pg_wal is a substitute.
     """
+    with contextlib.suppress(OSError), open(os.path.join(path, "global", "pg_control"), "rb") as control:
+        size = parse_segment_size(control.read(CONTROL_LENGTH))
+        if size is not None:
+            return size
     for name in filter(segment.is_segment_name, _names_in_pg_wal(path)):
         with contextlib.suppress(OSError):  # removed in this moment
-            return os.path.getsize(os.path.join(path, "pg_wal", name))
-    return segment.DEFAULT_SIZE
+            size = os.path.getsize(os.path.join(path, "pg_wal", name))
+            if segment.is_segment_size(size):
+                return size
+    return None
+
+
+def parse_segment_size(control: bytes) -> Optional[int]:
+    """Return the bytes of a segment, as the beginning of pg_control says, or None."""
+    at = control.find(FLOAT_FORMAT)
+    if at < 0 or len(control) < at + SIZES.size:
+        return None
+    *_, size = SIZES.unpack_from(control, at)
+    return size if segment.is_segment_size(size) else None
 
 
 class Position(NamedTuple):
@@ -317,7 +347,8 @@ def newest_segments(cluster: DataDirectory) -> Iterator[str]:
         path = cluster.file(f"pg_wal/{name}")
         with contextlib.suppress(OSError, segment.InvalidWal), open(path, "rb") as file:
             header = file.read(segment.LONG_HEADER.size)
-            segment.verify_segment(name, header, os.path.getsize(path), cluster.system_identifier)
+            length = os.path.getsize(path)
+            segment.verify_segment(name, header, length, cluster.system_identifier, cluster.known_segment_size)
             yield name
 
 

@@ -7,10 +7,11 @@ check and use. The spool can only help: whoever cannot open it fetches directly.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
-from typing import BinaryIO, Iterable, List, Optional
+from typing import BinaryIO, Iterable, List, Optional, Tuple
 
 from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
@@ -60,7 +61,15 @@ def free_segments(free: int, total: int, size: int) -> int:
     >>> free_segments(free=100, total=1000, size=10)
     5
     """
-    return int(max(0, free - max(SPARE_SEGMENTS * size, SPARE_SHARE * total)) // size)
+    return int(max(0, free - spare(total, size)) // size)
+
+
+def spare(total: int, size: int) -> float:
+    """Return the bytes that a filesystem of `total` bytes must keep free.
+
+    size: of a segment, in bytes.
+    """
+    return max(SPARE_SEGMENTS * size, SPARE_SHARE * total)
 
 
 def _open_folder(name: str, parent: Optional[int] = None) -> int:
@@ -72,11 +81,16 @@ def _open_folder(name: str, parent: Optional[int] = None) -> int:
         os.mkdir(name, 0o700, dir_fd=parent)
     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     status = os.fstat(folder)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    if not _is_private(status):
         os.close(folder)
         owner = f"user {status.st_uid}, mode {status.st_mode & 0o7777:o}"
         raise SpoolRefused(f"{name} is open to others ({owner}): it must be ours alone, mode 700")
     return folder
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Return whether a folder is ours, and closed to everybody else."""
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 class Spool:
@@ -88,18 +102,22 @@ class Spool:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
             cluster_folder = folder_name(cluster, barman_host, server)
-            self._root = _open_folder(root)
-            of_cluster = _open_folder(cluster_folder, self._root)
-            try:
-                self._folder = _open_folder(boot, of_cluster)
-                # Remove what a former boot left: in a power loss a rename can outlive
-                # the data behind it.
-                for former in set(os.listdir(of_cluster)) - {boot}:
-                    _remove_folder(former, of_cluster)
-            finally:
-                os.close(of_cluster)
             self._target = f"{cluster_folder}/{boot}"
             self._link_suffix = f"{barman_host}.{server}"
+            self._root = _open_folder(root)
+            try:
+                of_cluster = _open_folder(cluster_folder, self._root)
+                try:
+                    self._folder = _open_folder(boot, of_cluster)
+                    # Remove what a former boot left: in a power loss a rename can
+                    # outlive the data behind it.
+                    for former in set(os.listdir(of_cluster)) - {boot}:
+                        _remove_folder(former, of_cluster)
+                finally:
+                    os.close(of_cluster)
+            except SpoolRefused:
+                self.unregister()
+                raise
         except OSError as error:
             raise SpoolRefused(f"spool {root}: {error.strerror}") from error
 
@@ -174,6 +192,26 @@ class Spool:
         with contextlib.suppress(OSError):
             self.unregister()
         self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS})
+
+    def is_private(self) -> bool:
+        """Return whether its folders are still ours alone, with mode 700.
+
+        The shell does not ask: it sees no more than the owner.
+        """
+        try:
+            found = (os.fstat(self._root), os.stat("..", dir_fd=self._folder), os.fstat(self._folder))
+        except OSError:
+            return False
+        return all(map(_is_private, found))
+
+    def close_to_others(self) -> None:
+        """Let nobody else into the cluster's folder and the one below any more.
+
+        What is in there is to be cleared then. The folder above is the operator's.
+        """
+        for name in ("..", "."):
+            with contextlib.suppress(OSError):
+                os.chmod(name, 0o700, dir_fd=self._folder)
 
     def deliver(self, name: str, destination: str) -> bool:
         """Move a segment to its destination. Return False when it is not here.
@@ -253,9 +291,21 @@ class Spool:
 
     def free_segments(self, size: int) -> int:
         """Return how many segments of `size` bytes may still be put in."""
+        return free_segments(*self._space(), size)
+
+    def check_space(self, length: int, size: int) -> None:
+        """Raise OSError where `length` more bytes would take what must stay free.
+
+        size: of a segment, in bytes.
+        """
+        free, total = self._space()
+        if free - length < spare(total, size):
+            raise OSError(errno.ENOSPC, "what must stay free of its filesystem is reached")
+
+    def _space(self) -> Tuple[int, int]:
+        """Return the bytes that are free on its filesystem, and that there are."""
         filesystem = os.fstatvfs(self._folder)
-        free, total = filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize
-        return free_segments(free, total, size)
+        return filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize
 
     def is_same_filesystem(self, folder: str) -> bool:
         """Return whether delivery to that folder is a rename, not a copy."""

@@ -5,6 +5,7 @@ decompression runs beside it, each file in a thread of its own, so that no file 
 arrives waits for it.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from walbasin.remote.gate_connection import FetchHandler, NoGate
 from walbasin.remote.gate_pool import GatePool
 from walbasin.remote.ssh import EventLoop
 from walbasin.remote.stock_barman import StockBarman
-from walbasin.wal import compression, protocol, segment, window
+from walbasin.wal import compression, segment, window
 from walbasin.wal.compression import IncomingFile
 
 # How often a file may be tried another way, before the error is the result.
@@ -88,7 +89,12 @@ class InFlightFetch:
     def __init__(self, prefetcher: "Prefetcher", name: str, file: BinaryIO) -> None:
         self.name = name
         self.file = file
-        self.incoming = IncomingFile(file, lambda: prefetcher.spool.create_temporary(name))
+        self.incoming = IncomingFile(
+            file,
+            lambda: prefetcher.spool.create_temporary(name),
+            prefetcher.archive.longest(name),
+            lambda length: prefetcher.check_space(name, length),
+        )
         # Since the first byte: how many connections were at work then, and the seconds
         # that it took.
         self.connections = 0
@@ -136,10 +142,7 @@ class Prefetcher:
         self.jobs = jobs
         self.size = size
         self.loop = loop
-        request = archive.request
-        accepts = compression.supported_compressions()
-        opening = protocol.Opening(request.server, accepts, request.compression, request.config)
-        self.source: Source = GatePool(archive.remote, opening, jobs, loop, self._on_no_gate)
+        self.source: Source = GatePool(archive.remote, archive.opening(), jobs, loop, self._on_no_gate)
         # Told to PostgreSQL's log with the next file that is delivered.
         self._notice = ""
         # Who waits for a file.
@@ -156,6 +159,10 @@ class Prefetcher:
         self._lookahead_credit = 0
         # What threads have decompressed, and the pipe through which they wake the loop.
         self._decompressed: Deque[Tuple[InFlightFetch, Optional[Exception]]] = deque()
+        self._costly = threading.Semaphore(compression.MOST_COSTLY)
+        # Segments that a file takes of the spool until it is whole: one that arrives
+        # compressed is there twice.
+        self._space_each = 1
         self._wake_reader, self._wake_writer = os.pipe()
         loop.add_reader(self._wake_reader, self._on_decompressed)
 
@@ -225,7 +232,17 @@ class Prefetcher:
         wanted = window.next_segments(requested or self._position, count, self.size, self._timeline_starts)
         in_flight = {name: fetch.has_first_byte for name, fetch in self._in_flight.items()}
         names = window.next_to_fetch(wanted, self._absent, spooled, in_flight, self._lookahead_credit)
-        return names[: max(0, self.spool.free_segments(self.size) - len(in_flight))] if names else []
+        if not names:
+            return []
+        return names[: max(0, self.spool.free_segments(self.size) // self._space_each - len(in_flight))]
+
+    def check_space(self, name: str, length: int) -> None:
+        """Raise OSError where a file would take what must stay free on the disk.
+
+        length: bytes by which it grows. What PostgreSQL waits for is never refused.
+        """
+        if name not in self._waiting:
+            self.spool.check_space(length, self.size)
 
     def _fetch(self, name: str) -> bool:
         """Have a file on its way. Return False when that cannot be."""
@@ -251,14 +268,16 @@ class Prefetcher:
 
     def on_complete(self, fetch: InFlightFetch, error: Optional[Exception]) -> None:
         """Store a file that has arrived, once it is decompressed and verified."""
-        if error is None and fetch.incoming.is_compressed:
+        if error is None and fetch.incoming.compression:
             threading.Thread(target=self._decompress, args=(fetch,), daemon=True).start()
         else:
             self._store_or_retry(fetch, error or self._verify(fetch))
 
     def _decompress(self, fetch: InFlightFetch) -> None:
         """Run in a thread of its own."""
-        self._decompressed.append((fetch, self._verify(fetch)))
+        with self._costly if fetch.incoming.compression in compression.COSTLY else contextlib.nullcontext():
+            error = self._verify(fetch)
+        self._decompressed.append((fetch, error))
         os.write(self._wake_writer, b"\0")
 
     def _on_decompressed(self) -> None:
@@ -269,7 +288,7 @@ class Prefetcher:
     def _verify(self, fetch: InFlightFetch) -> Optional[Exception]:
         """Return why a file is not what its name says, or None."""
         try:
-            verify(fetch.name, fetch.incoming, fetch.file, self.archive.cluster)
+            verify(fetch.name, fetch.incoming, fetch.file, self.archive)
         except (segment.InvalidWal, OSError) as error:
             return error
         except Exception as error:  # whatever it is, somebody waits for a result
@@ -338,6 +357,7 @@ class Prefetcher:
             self._timeline_starts = window.timeline_starts(fetch.name, switches, self.size)
         elif segment.is_segment_name(fetch.name):
             self.size = fetch.incoming.length
+            self._space_each = 2 if fetch.incoming.compression else 1
             self._spooled.add(fetch.name)
 
     def tick(self) -> None:
@@ -353,8 +373,13 @@ class Prefetcher:
 
 def report_internal_error(error: BaseException) -> None:
     """Write a mistake of ours, with its traceback, to syslog and the debug file."""
+    report(traceback_of(error))
+
+
+def report(text: str) -> None:
+    """Write lines to syslog."""
     import syslog
 
     syslog.openlog("barman-wal-restore", syslog.LOG_PID)
-    for line in traceback_of(error).splitlines():
+    for line in text.splitlines():
         syslog.syslog(syslog.LOG_ERR, line)

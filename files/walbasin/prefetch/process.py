@@ -20,7 +20,7 @@ from walbasin.local.debug import debug
 from walbasin.local.spool import Spool
 from walbasin.prefetch import counters
 from walbasin.prefetch.counters import Counters
-from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report_internal_error
+from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report, report_internal_error
 from walbasin.remote.archive import Archive
 from walbasin.remote.ssh import EventLoop, printable
 from walbasin.wal import segment
@@ -141,7 +141,19 @@ class PrefetchServer:
         is_promoted = postmaster_id is not None and not data_directory.is_still_recovering(self.cluster)
         is_server_gone = data_directory.current_postmaster_id(self.cluster) != postmaster_id
         is_cluster_gone = not data_directory.is_same_cluster(self.cluster)
-        return is_idle or is_promoted or is_server_gone or is_cluster_gone or self.spool.is_removed()
+        is_spool_lost = self.spool.is_removed() or self._is_spool_open()
+        return is_idle or is_promoted or is_server_gone or is_cluster_gone or is_spool_lost
+
+    def _is_spool_open(self) -> bool:
+        """Return whether others could put files into the spool. Let them out, if so.
+
+        The end clears it, and unregisters it: the next call looks at it anew.
+        """
+        if self.spool.is_private():
+            return False
+        self.spool.close_to_others()
+        report("the spool was open to others: it is emptied, and its modes should be 700")
+        return True
 
     # Clients: calls of restore_command.
 

@@ -8,7 +8,7 @@ from walbasin.local.data_directory import DataDirectory
 from walbasin.local.whole_file import whole_file
 from walbasin.remote.errors import FetchError, NotInArchive
 from walbasin.remote.ssh import EventLoop, Remote, RemoteCommand, Session
-from walbasin.wal import segment
+from walbasin.wal import compression, protocol, segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
 
@@ -34,13 +34,32 @@ class Archive(NamedTuple):
         """Return the request for the names of up to `count` segments from `name` on."""
         return self.request_for(name, peek=count, compression="", keep_compression=False)
 
+    def opening(self) -> protocol.Opening:
+        """Return what opens a connection to the gate."""
+        accepts = compression.supported_compressions()
+        return protocol.Opening(self.request.server, accepts, self.request.compression, self.request.config)
 
-def verify(
-    name: str,
-    writer: Union[DecompressingWriter, IncomingFile],
-    file: BinaryIO,
-    cluster: Optional[DataDirectory],
-) -> None:
+    def longest(self, name: str) -> int:
+        """Return the bytes that a file can have, not compressed, in this cluster."""
+        return segment.longest_file(name, self.cluster.known_segment_size if self.cluster else None)
+
+    def verify_header(self, name: str, header: bytes) -> int:
+        """Return the size in a segment's header. Raises InvalidWal (see segment)."""
+        identifier, size = self._expected()
+        return segment.verify_header(name, header, identifier, size)
+
+    def verify_segment(self, name: str, header: bytes, length: int) -> int:
+        """Return the size of a segment. Raises InvalidWal (see segment)."""
+        identifier, size = self._expected()
+        return segment.verify_segment(name, header, length, identifier, size)
+
+    def _expected(self) -> Tuple[Optional[int], Optional[int]]:
+        if self.cluster is None:
+            return None, None
+        return self.cluster.system_identifier, self.cluster.known_segment_size
+
+
+def verify(name: str, writer: Union[DecompressingWriter, IncomingFile], file: BinaryIO, archive: Archive) -> None:
     """Finish a file, and raise InvalidWal unless it is what its name says.
 
     writer: what has written `file`. Raises OSError from the disk.
@@ -50,7 +69,7 @@ def verify(
         file.seek(0)
         segment.parse_history(name, file.read(segment.HISTORY_LIMIT + 1))
     else:
-        segment.verify_segment(name, writer.header, writer.length, cluster.system_identifier if cluster else None)
+        archive.verify_segment(name, writer.header, writer.length)
 
 
 class RemoteOutput:
@@ -104,7 +123,7 @@ def fetch(
     end = time.monotonic() + STEP
     with EventLoop() as loop:
         with whole_file(destination) as file:
-            output, writer = RemoteOutput(), DecompressingWriter(file)
+            output, writer = RemoteOutput(), DecompressingWriter(file, archive.longest(name))
             loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))
             if beside is not None:
                 beside(loop)
@@ -113,7 +132,7 @@ def fetch(
                 raise FetchError("given up, because this server is to be promoted")
             if output.error is not None:
                 raise output.error
-            verify(name, writer, file, archive.cluster)
+            verify(name, writer, file, archive)
         loop.run_until(lambda: False)
 
 
@@ -156,7 +175,7 @@ def fetch_segment_size(archive: Archive, name: str, folder: Optional[str]) -> in
     meanwhile. Raises NotInArchive, FetchError, InvalidWal, OSError.
     """
     with tempfile.TemporaryFile(dir=folder) as file, EventLoop() as loop:
-        output, writer = RemoteOutput(), DecompressingWriter(file)
+        output, writer = RemoteOutput(), DecompressingWriter(file, archive.longest(name))
 
         def write(data: bytes) -> None:
             writer.write(data)
@@ -172,6 +191,4 @@ def fetch_segment_size(archive: Archive, name: str, folder: Optional[str]) -> in
                 writer.finish()
         finally:
             writer.close()
-        return segment.verify_header(
-            name, writer.header, archive.cluster.system_identifier if archive.cluster else None
-        )
+        return archive.verify_header(name, writer.header)

@@ -4,7 +4,7 @@ Exception
 ├── FetchError             the request was not answered; the text is the cause
 │   ├── HostUnreachable        Barman's host itself was not reached
 │   ├── ConnectionLost         the connection ended in the middle; another may bring it
-│   ├── ReadTimeout            a connection that was open fell silent
+│   ├── ReadTimeout            a connection that was open fell silent, or trickled
 │   ├── RemoteError            the other side answered that it failed
 │   └── SkippedDuringOutage    Barman could not be reached a moment ago
 ├── NotInArchive           Barman answered: it does not have the file
@@ -26,7 +26,7 @@ class ConnectionLost(FetchError):
 
 
 class ReadTimeout(FetchError):
-    """Report that an open connection was silent for too long."""
+    """Report that an open connection was silent, or trickled, for too long."""
 
 
 class RemoteError(FetchError):

@@ -21,7 +21,7 @@ from walbasin.remote.errors import (
     RemoteError,
 )
 from walbasin.remote.ssh import Remote
-from walbasin.wal import compression, protocol
+from walbasin.wal import protocol
 from walbasin.wal.compression import IncomingFile
 from walbasin.wal.segment import InvalidWal
 
@@ -123,8 +123,8 @@ class GateConnection(ssh.Connection):
 
         Raises FetchError when what comes is not our protocol.
         """
-        self.touch()
-        end = time.monotonic() + LONGEST_TURN
+        self.last_sign = time.monotonic()
+        end = self.last_sign + LONGEST_TURN
         try:
             while self._read_step():
                 if time.monotonic() > end and not self._buffer:
@@ -151,6 +151,7 @@ class GateConnection(ssh.Connection):
         if greeting:
             self._buffer = rest
             self.is_open = self.has_answered = True
+            self.touch()
             self._await_next()
             if self._pending:
                 self._send(self._pending)
@@ -183,19 +184,33 @@ class GateConnection(ssh.Connection):
             self.round_trip = time.monotonic() - self._first_request_at
         self._kind, self._left = protocol.HEADER.unpack_from(self._buffer)
         self._buffer = self._buffer[protocol.HEADER.size :]
-        limits = {protocol.ERROR: protocol.LONGEST_ERROR, protocol.DATA: compression.LONGEST}
-        if self._kind not in protocol.FRAMES or self._left > limits.get(self._kind, 0) or not self._pending:
+        # Of DATA as much as there may be of the file: see _begin_content.
+        most = {protocol.DATA: self._left, protocol.ERROR: protocol.LONGEST_ERROR}.get(self._kind, 0)
+        if self._kind not in protocol.FRAMES or self._left > most or not self._pending:
             raise RemoteError(f"the gate on {self.remote.host} answered what was not asked")
+        if self._kind == protocol.DATA:
+            self._begin_content()
         if self._kind == protocol.END:
             self._complete(self._error)
         elif self._kind == protocol.ABSENT:
             self._complete(NotInArchive())
-        elif self._kind == protocol.DATA and self._left and not self._has_first_byte:
-            self._has_first_byte = True
-            self._pending[0].on_first_byte()
         elif self._kind == protocol.ERROR and not self._left:
             self._complete(RemoteError(f"the gate on {self.remote.host} failed"))
         return True
+
+    def _begin_content(self) -> None:
+        """Note that a piece of the file begins. Raises InvalidWal for one too long."""
+        handler = self._pending[0]
+        try:
+            handler.incoming.check_arrival(self.arrived + self._left)
+        except InvalidWal as error:
+            # End the connection: what comes could be endless.
+            self._error = self._error or error
+            raise
+        if not self._has_first_byte:
+            self._has_first_byte = True
+            self.touch()
+            handler.on_first_byte()
 
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.
@@ -223,6 +238,7 @@ class GateConnection(ssh.Connection):
     def _count(self, moved: int) -> None:
         self._left -= moved
         self.arrived += moved
+        self.count(moved)
 
     def _read_error(self) -> bool:
         if not self._fill(self._left):
@@ -256,5 +272,9 @@ class GateConnection(ssh.Connection):
         # Do not ask again for what has waited until the time limit: the next connection
         # could be silent as well.
         is_final = isinstance(cause, (HostUnreachable, ReadTimeout))
+        result = cause if is_final else ConnectionLost(str(cause))
+        # Another connection would bring what was refused once more.
+        refused, self._error = self._error, None
         for handler in self._pending:
-            handler.on_complete(cause if is_final else ConnectionLost(str(cause)))
+            handler.on_complete(refused or result)
+            refused = None

@@ -7,7 +7,6 @@ from walbasin.local.whole_file import whole_file
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.gate_connection import GateConnection
 from walbasin.remote.ssh import EventLoop
-from walbasin.wal import compression, protocol
 from walbasin.wal.compression import IncomingFile
 
 
@@ -39,20 +38,16 @@ def fetch(archive: Archive, name: str, destination: str, folder: Optional[str]) 
     folder: for what has to be kept meanwhile. Raises NoGate, NotInArchive, FetchError,
     InvalidWal, OSError.
     """
-    request = archive.request
-    opening = protocol.Opening(
-        request.server, compression.supported_compressions(), request.compression, request.config
-    )
     with EventLoop() as loop, whole_file(destination) as file:
-        incoming = IncomingFile(file, lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+        incoming = IncomingFile(file, lambda: tempfile.TemporaryFile(dir=folder), archive.longest(name))  # noqa: SIM115
         single = SingleFetch(name, incoming)
         try:
-            connection = GateConnection(archive.remote, opening, lambda _, cause: single.on_complete(cause))
+            connection = GateConnection(archive.remote, archive.opening(), lambda _, cause: single.on_complete(cause))
             loop.add(connection)
             connection.request(single)
             loop.run_until(lambda: single.is_complete)
             if single.error is not None:
                 raise single.error
-            verify(name, incoming, file, archive.cluster)
+            verify(name, incoming, file, archive)
         finally:
             incoming.close()

@@ -27,6 +27,9 @@ FORMER_LIMIT = 2
 # Seconds for Barman to decompress or decrypt a segment before it sends the first byte.
 # Whether its host lives, ssh's own keepalive tells.
 COMPUTE_LIMIT = 600
+# Bytes that must come in SILENCE_LIMIT seconds from the first byte of an answer on,
+# until it is complete. Less is a trickle, and counts as silence.
+LEAST = 64 * 1024
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -149,6 +152,8 @@ class Connection:
         # The limit to connect is ssh's; a host that has accepted may still be silent.
         self.last_sign = time.monotonic()
         self.deadline = self.last_sign + CONNECT_LIMIT + SILENCE_LIMIT
+        # Bytes that have come since the time limit was last moved.
+        self._counted = 0
 
     def receive(self, descriptor: int) -> bool:
         """Read what is there. Return False at the end of that pipe."""
@@ -156,16 +161,27 @@ class Connection:
             return self.receive_stdout()
         data = os.read(descriptor, CHUNK)
         text = data.decode("utf-8", "replace")
+        self.receive_stderr(text)
         self.stderr = (self.stderr + text)[-STDERR_KEPT:]
-        self.touch()
         if self.on_stderr is not None:
             self.on_stderr(text)
         return bool(data)
 
+    def receive_stderr(self, text: str) -> None:
+        """Take what ssh, or a program behind it, says: it is no answer."""
+
     def touch(self) -> None:
-        """Note that the other side is alive."""
+        """Note that an answer begins, goes on or is complete: its time starts anew."""
         self.last_sign = time.monotonic()
         self.deadline = self.last_sign + SILENCE_LIMIT
+        self._counted = 0
+
+    def count(self, received: int) -> None:
+        """Note that bytes of an answer have come. A trickle of them gains no time."""
+        self.last_sign = time.monotonic()
+        self._counted += received
+        if self._counted >= LEAST:
+            self.touch()
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""
@@ -190,7 +206,11 @@ class Connection:
     def timeout_error(self) -> FetchError:
         """Return the error of a connection that was silent for too long."""
         if self.has_answered:
-            return ReadTimeout(f"{self.remote.host} said nothing for {SILENCE_LIMIT} seconds")
+            # What came before a silence does not make a trickle of it.
+            if time.monotonic() - self.last_sign > SILENCE_LIMIT / 2:
+                return ReadTimeout(f"{self.remote.host} said nothing for {SILENCE_LIMIT} seconds")
+            trickle = f"{self._counted} bytes in {SILENCE_LIMIT} seconds, and {LEAST} are the least"
+            return ReadTimeout(f"{self.remote.host} sends too slowly: {trickle}")
         return HostUnreachable(f"{self.remote.host} said nothing for {CONNECT_LIMIT + SILENCE_LIMIT} seconds")
 
     def close(self) -> None:
@@ -238,16 +258,18 @@ class Session(Connection):
         self.command = command
         self.on_data = on_data
         self.on_end = on_end
-        # A connection that is shared was let in before.
-        self._is_let_in = control is not None
-        self.touch()
+        self._is_let_in = False
+        if control is not None:  # a connection that is shared was let in before
+            self._await_answer()
 
-    def touch(self) -> None:
-        self._is_let_in = self._is_let_in or LET_IN in self.stderr
-        if self.has_answered:
-            super().touch()
-        elif self._is_let_in:
-            self.deadline = time.monotonic() + COMPUTE_LIMIT
+    def _await_answer(self) -> None:
+        """Give Barman time to compute, once: words on stderr do not prolong it."""
+        self._is_let_in = True
+        self.deadline = time.monotonic() + COMPUTE_LIMIT
+
+    def receive_stderr(self, text: str) -> None:
+        if not self._is_let_in and not self.has_answered and LET_IN in self.stderr + text:
+            self._await_answer()
 
     def timeout_error(self) -> FetchError:
         if self._is_let_in and not self.has_answered:
@@ -257,8 +279,10 @@ class Session(Connection):
     def receive_stdout(self) -> bool:
         data = os.read(self.stdout, CHUNK)
         if data:
-            self.has_answered = True
-            self.touch()
+            if not self.has_answered:
+                self.has_answered = True
+                self.touch()
+            self.count(len(data))
             self.on_data(data)
         return bool(data)
 

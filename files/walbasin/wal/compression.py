@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 MAGIC_LENGTH = 8
 # Bytes that are read or decompressed at a time.
 CHUNK = 256 * 1024
-# Bytes of a compressed file: what cannot be compressed becomes a little longer.
-LONGEST = 2 * segment.LARGEST
+# Bytes that a file may grow by between two looks for space: what a pipe holds.
+PIECE = 1024 * 1024
+# Bytes by which a compressed file may be longer than the plain one: what cannot be
+# compressed becomes a little longer. The first is a share of the plain one.
+LONGER_SHARE, LONGER = 8, 64 * 1024
 # fcntl.h; Python's os has the call, not the flag.
 SPLICE_NONBLOCK = 2
-# Bytes; xz -9, its highest level, needs half of it.
-XZ_MEMORY = 128 << 20
+# Bytes; xz -9, its highest level, needs 65 MiB.
+XZ_MEMORY = 72 << 20
 
 
 class UnsupportedCompression(InvalidWal):
@@ -65,6 +68,10 @@ DECOMPRESSORS: Dict[str, Callable[[], Any]] = {"gzip": _gzip, "bzip2": _bzip2, "
 # Python's standard library has no zstd before 3.14, and no lz4 at all; the programs are
 # in every distribution.
 PROGRAMS = ("zstd", "lz4")
+# Those that need much memory, or a process: decompress no more than MOST_COSTLY files
+# at a time.
+COSTLY = ("xz", *PROGRAMS)
+MOST_COSTLY = 2
 
 
 def detect_compression(start: bytes) -> str:
@@ -74,6 +81,23 @@ def detect_compression(start: bytes) -> str:
     ('bzip2', '')
     """
     return next((name for magic, name in MAGICS.items() if start.startswith(magic)), "")
+
+
+def longest_compressed(longest: int) -> int:
+    """Return the bytes that a file can have compressed that has `longest` plain.
+
+    >>> longest_compressed(16 << 20) / (16 << 20)
+    1.12890625
+    """
+    return longest + longest // LONGER_SHARE + LONGER
+
+
+def _too_long(longest: int) -> InvalidWal:
+    return InvalidWal(f"it is too long: in this cluster such a file has {longest} bytes at most")
+
+
+def allow_all(_length: int) -> None:
+    """Let a file grow: whoever waits for it sees to the disk."""
 
 
 def supported_compressions() -> Tuple[str, ...]:
@@ -104,10 +128,19 @@ class DecompressingWriter:
     After `finish`, `length` is their number and `header` the first of them.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, longest: int, check_space: Callable[[int], None] = allow_all) -> None:
+        """longest: bytes that the file can have decompressed.
+
+        check_space: called before the file grows by that many bytes; what it raises
+        (OSError) is passed on.
+        """
         self.header = b""
         self.length = 0
         self._file = file
+        self._longest = longest
+        self._longest_arrival = longest_compressed(longest)
+        self._check_space = check_space
+        self._arrived = 0
         self._waiting = b""
         self._decompressor: Any = None
         self._program: Optional[subprocess.Popen[bytes]] = None
@@ -118,6 +151,9 @@ class DecompressingWriter:
 
         Raises InvalidWal when they cannot be those of a WAL file, and OSError.
         """
+        self._arrived += len(data)
+        if self._arrived > self._longest_arrival:
+            raise _too_long(self._longest)
         if not self._is_decided:
             self._waiting += data
             if len(self._waiting) < MAGIC_LENGTH:
@@ -136,6 +172,9 @@ class DecompressingWriter:
             import subprocess
 
             self._file.flush()
+            # Nobody can look while the program writes. So there must be room for all
+            # files that are decompressed side by side.
+            self._check_space(MOST_COSTLY * self._longest)
             self._program = subprocess.Popen(
                 [stored, "-dcq"],
                 stdin=subprocess.PIPE,
@@ -145,8 +184,8 @@ class DecompressingWriter:
                 restore_signals=False,
             )
             # The limit comes in time: the program has seen no byte yet. It can never
-            # write more than a segment has.
-            resource.prlimit(self._program.pid, resource.RLIMIT_FSIZE, (segment.LARGEST, segment.LARGEST))
+            # write more than the file can have.
+            resource.prlimit(self._program.pid, resource.RLIMIT_FSIZE, (self._longest, self._longest))
         elif stored:
             raise UnsupportedCompression(f"it is stored as {stored}, which cannot be decompressed here")
 
@@ -175,14 +214,17 @@ class DecompressingWriter:
         try:
             return bytes(self._decompressor.decompress(data, CHUNK))
         except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
+            if "Memory usage limit" in str(error):  # liblzma's
+                raise UnsupportedCompression(f"xz needs more than {XZ_MEMORY >> 20} MiB to decompress it") from error
             raise InvalidWal(f"its compression is damaged: {error}") from error
 
     def _put(self, data: bytes) -> None:
         if len(self.header) < segment.LONG_HEADER.size:
             self.header += data[: segment.LONG_HEADER.size - len(self.header)]
         self.length += len(data)
-        if self.length > segment.LARGEST:
-            raise InvalidWal("longer than any WAL segment")
+        if self.length > self._longest:
+            raise _too_long(self._longest)
+        self._check_space(len(data))
         self._file.write(data)
 
     def finish(self) -> None:
@@ -217,13 +259,29 @@ class IncomingFile:
     `header` are those of the decompressed file, as in DecompressingWriter.
     """
 
-    def __init__(self, file: BinaryIO, create_temporary: Callable[[], BinaryIO]) -> None:
-        """create_temporary: makes the file for the compressed form."""
+    def __init__(
+        self,
+        file: BinaryIO,
+        create_temporary: Callable[[], BinaryIO],
+        longest: int,
+        check_space: Callable[[int], None] = allow_all,
+    ) -> None:
+        """create_temporary: makes the file for the compressed form.
+
+        longest, check_space: see DecompressingWriter.
+        """
         self.header = b""
         self.length = 0
-        self.is_compressed = False
+        # How it is stored; empty when it is plain.
+        self.compression = ""
+        # Bytes that may arrive: of the plain file, once it is known to be one.
+        self._longest_arrival = longest_compressed(longest)
         self._file = file
         self._create_temporary = create_temporary
+        self._longest = longest
+        self._check_space = check_space
+        # Bytes at which to look for space again.
+        self._next_check = 0
         self._received: Optional[BinaryIO] = None
         self._count = 0
         self._waiting = b""
@@ -239,20 +297,31 @@ class IncomingFile:
         self._put(data)
 
     def _decide(self, start: bytes) -> None:
-        self.is_compressed = bool(detect_compression(start))
-        self._received = self._create_temporary() if self.is_compressed else self._file
+        self.compression = detect_compression(start)
+        if self.compression:
+            self._received = self._create_temporary()
+        else:
+            self._received, self._longest_arrival = self._file, self._longest
 
     def _put(self, data: bytes) -> None:
         assert self._received is not None
-        self._add(len(data))
+        self._count += len(data)
+        self.check_arrival(self._count)
+        self._look_for_space()
         self._received.write(data)
         # Flush at once: nothing may be left in a buffer when more is spliced behind it.
         self._received.flush()
 
-    def _add(self, length: int) -> None:
-        self._count += length
-        if self._count > LONGEST:
-            raise InvalidWal("longer than any WAL segment")
+    def check_arrival(self, length: int) -> None:
+        """Raise InvalidWal when it is too long with `length` bytes, as they come."""
+        if length > self._longest_arrival:
+            raise _too_long(self._longest)
+
+    def _look_for_space(self) -> None:
+        if self._count >= self._next_check:
+            self._next_check = self._count + CHUNK
+            # No more than what a plain file still needs, for which there was room.
+            self._check_space(min(PIECE, self._longest_arrival - self._count))
 
     def splice(self, pipe: int, most: int) -> Optional[int]:
         """Move up to `most` bytes from a pipe, without a copy in our memory.
@@ -263,8 +332,12 @@ class IncomingFile:
         """
         if self._received is None or not hasattr(os, "splice"):
             return None
+        self._look_for_space()
+        # One byte more than there can be tells that it is too long.
+        most = min(most, self._longest_arrival + 1 - self._count)
         moved = os.splice(pipe, self._received.fileno(), most, flags=SPLICE_NONBLOCK)
-        self._add(moved)
+        self._count += moved
+        self.check_arrival(self._count)
         return moved
 
     def finish(self) -> None:
@@ -272,7 +345,7 @@ class IncomingFile:
         if self._received is None:
             self._decide(self._waiting)
             self._put(self._waiting)
-        if self.is_compressed:
+        if self.compression:
             self._decompress()
         else:
             self.length = os.fstat(self._file.fileno()).st_size
@@ -280,7 +353,7 @@ class IncomingFile:
 
     def _decompress(self) -> None:
         assert self._received is not None
-        writer = DecompressingWriter(self._file)
+        writer = DecompressingWriter(self._file, self._longest, self._check_space)
         try:
             self._received.seek(0)
             while data := self._received.read(CHUNK):

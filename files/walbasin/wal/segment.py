@@ -57,6 +57,25 @@ def is_wal_file_name(name: str) -> bool:
     return is_segment_name(name) or is_history_name(name)
 
 
+def is_segment_size(size: int) -> bool:
+    """Return whether segments can have that many bytes.
+
+    >>> is_segment_size(16 * MIB), is_segment_size(3 * MIB)
+    (True, False)
+    """
+    return SMALLEST <= size <= LARGEST and not size & (size - 1)
+
+
+def longest_file(name: str, size: Optional[int]) -> int:
+    """Return the bytes that a segment or history file can have, not compressed.
+
+    size: of this cluster's segments, in bytes; None where it is not known.
+    """
+    if is_history_name(name):
+        return HISTORY_LIMIT
+    return LARGEST if size is None else size
+
+
 def timeline(name: str) -> int:
     """Return the timeline of a segment or history file.
 
@@ -94,12 +113,14 @@ def format_lsn(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
-def verify_header(name: str, header: bytes, system_identifier: Optional[int]) -> int:
+def verify_header(
+    name: str, header: bytes, system_identifier: Optional[int], expected_size: Optional[int] = None
+) -> int:
     """Return the segment size in bytes that a valid segment's header gives.
 
-    header: the first bytes of the file; system_identifier: the cluster's, or None where
-    it is not known. Raises InvalidWal unless it is that of segment `name` of this
-    cluster.
+    header: the first bytes of the file; system_identifier, expected_size: the
+    cluster's, or None where it is not known. Raises InvalidWal unless it is that of
+    segment `name` of this cluster.
     """
     if len(header) < LONG_HEADER.size:
         raise InvalidWal(f"{len(header)} bytes, too short for a WAL segment{_first_bytes(header)}")
@@ -110,8 +131,11 @@ def verify_header(name: str, header: bytes, system_identifier: Optional[int]) ->
     # page before comes first exactly when the flag says so.
     if info & ~FLAGS or bool(info & IS_CONTINUATION) != bool(remaining) or block_size not in BLOCK_SIZES:
         raise InvalidWal(f"its first page header is damaged{_first_bytes(header)}")
-    if size & (size - 1) or not SMALLEST <= size <= LARGEST:
+    if not is_segment_size(size):
         raise InvalidWal(f"its header gives an impossible segment size, {size} bytes")
+    if expected_size is not None and size != expected_size:
+        theirs, ours = size // MIB, expected_size // MIB
+        raise InvalidWal(f"it is of a cluster with segments of {theirs} MiB, and this cluster's have {ours} MiB")
     if address != segment_number(name, size) * size:
         raise InvalidWal(f"its first page belongs at {format_lsn(address)}, which is another segment")
     if page_timeline > timeline(name):
@@ -121,13 +145,15 @@ def verify_header(name: str, header: bytes, system_identifier: Optional[int]) ->
     return int(size)
 
 
-def verify_segment(name: str, header: bytes, length: int, system_identifier: Optional[int]) -> int:
+def verify_segment(
+    name: str, header: bytes, length: int, system_identifier: Optional[int], expected_size: Optional[int] = None
+) -> int:
     """Return the segment size in bytes, as verify_header does.
 
     length: the size of the file in bytes. Raises InvalidWal unless the file is segment
     `name` of this cluster, and whole.
     """
-    size = verify_header(name, header, system_identifier)
+    size = verify_header(name, header, system_identifier, expected_size)
     if length != size:
         raise InvalidWal(f"{length} bytes where a segment has {size}")
     return size

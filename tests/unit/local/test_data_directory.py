@@ -9,7 +9,7 @@ from walbasin.local import data_directory
 from walbasin.wal import segment
 
 from tests.support.barman_host import FILES
-from tests.support.wal_builder import FOREIGN, MIB, OURS, build_data_directory, build_segment
+from tests.support.wal_builder import FOREIGN, MIB, OURS, build_control, build_data_directory, build_segment, number
 
 
 def read(folder: Path) -> data_directory.DataDirectory:
@@ -202,12 +202,29 @@ def test_target_timeline(tmp_path: Path, version: int, value: str, expected: int
     assert data_directory.target_timeline(read(folder), 1) == expected
 
 
-def test_segment_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 16, 64, 1024])
+@pytest.mark.parametrize("version", range(10, 19))
+def test_segment_size(tmp_path: Path, version: int, size: int) -> None:
+    folder = build_data_directory(tmp_path / "main", version, segment_size=size * MIB)
+    (folder / "pg_wal" / "000000010000000000000001").write_bytes(bytes(2 * MIB))
+    assert read(folder).known_segment_size == read(folder).segment_size == size * MIB
+
+
+def test_segment_size_from_pg_wal(tmp_path: Path) -> None:
     folder = build_data_directory(tmp_path / "main")
-    assert read(folder).segment_size == segment.DEFAULT_SIZE
-    (folder / "pg_wal" / "000000010000000000000001").write_bytes(bytes(MIB))
-    (folder / "pg_wal" / "RECOVERYXLOG").write_bytes(b"not a segment yet")
-    assert read(folder).segment_size == MIB
+    assert (read(folder).segment_size, read(folder).known_segment_size) == (segment.DEFAULT_SIZE, None)
+    (folder / "pg_wal" / "000000010000000000000001").write_bytes(b"not whole")
+    (folder / "pg_wal" / "RECOVERYXLOG").write_bytes(bytes(2 * MIB))
+    assert read(folder).known_segment_size is None
+    (folder / "pg_wal" / "000000010000000000000002").write_bytes(bytes(MIB))
+    assert (read(folder).segment_size, read(folder).known_segment_size) == (MIB, MIB)
+
+
+@pytest.mark.parametrize("size", [0, 3 * MIB, MIB // 2, 2048 * MIB])
+def test_impossible_segment_size(size: int) -> None:
+    control = build_control(15, OURS, 16 * MIB).replace(number(16 * MIB, 4), number(size, 4))
+    assert data_directory.parse_segment_size(control) is None
+    assert data_directory.parse_segment_size(build_control(15, OURS, 16 * MIB)[:220]) is None
 
 
 def test_recycled_segments(tmp_path: Path) -> None:

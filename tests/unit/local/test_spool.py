@@ -261,3 +261,26 @@ def test_outage(standby: Standby) -> None:
     assert 0 <= age < 5
     ours.clear_outage()
     assert ours.outage_age() is None
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("mode", [0o770, 0o701, 0o777])
+def test_opened_to_others(standby: Standby, depth: int, mode: int) -> None:
+    ours = standby.open()
+    assert ours.is_private()
+    folder = [standby.root, *sorted(path for path in standby.root.rglob("*") if path.is_dir())][depth]
+    folder.chmod(mode)
+    assert not ours.is_private()
+    ours.close_to_others()
+    assert ours.is_private() == (depth > 0), "the folder above is the operator's"
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_refused_folder_unregistered(standby: Standby, depth: int) -> None:
+    """Send the shell to Python where Python refuses the spool."""
+    ours = standby.open()
+    (standby.root / "link").symlink_to(ours._target)
+    sorted(path for path in standby.root.rglob("*") if path.is_dir() and not path.is_symlink())[depth - 1].chmod(0o777)
+    with pytest.raises(SpoolRefused, match="open to others"):
+        standby.open()
+    assert not (standby.root / "link").is_symlink()

@@ -1,9 +1,12 @@
 """Drive the prefetcher with a source that the test controls."""
 
 import gzip
+import lzma
 import os
+import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from walbasin.local import data_directory
 from walbasin.local.spool import Spool
 from walbasin.prefetch import prefetcher
 from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, result_of
-from walbasin.remote.archive import Archive
+from walbasin.remote.archive import Archive, verify
 from walbasin.remote.errors import (
     ConnectionLost,
     HostUnreachable,
@@ -89,8 +92,8 @@ class FakeSource:
 class Bench:
     """Hold a prefetcher with its spool, its source and its results."""
 
-    def __init__(self, folder: Path, loop: EventLoop) -> None:
-        cluster = data_directory.read(str(build_data_directory(folder / "main")))
+    def __init__(self, folder: Path, loop: EventLoop, segment_size: int = 0) -> None:
+        cluster = data_directory.read(str(build_data_directory(folder / "main", segment_size=segment_size)))
         assert cluster
         self.loop = loop
         self.source = FakeSource()
@@ -303,3 +306,92 @@ def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_result_of_error(error: Exception, result: FetchResult) -> None:
     assert result_of(error) == result
+
+
+# --- A hostile host
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Iterator[Bench]:
+    """Return a bench of a cluster whose segments are known to have 1 MiB."""
+    with EventLoop() as loop:
+        bench = Bench(tmp_path, loop, segment_size=MIB)
+        yield bench
+        for fetch in bench.prefetcher._in_flight.values():
+            fetch.close()
+
+
+@pytest.mark.parametrize("start", [b"plain", b"\x1f\x8b"])
+def test_endless_file(known: Bench, start: bytes) -> None:
+    known.request(name(1))
+    known.source.begin(name(1), start + bytes(1000))
+    with pytest.raises(InvalidWal, match="bytes at most"):
+        for _ in range(600):
+            known.source.begin(name(1), bytes(MIB // 4))
+    received = known.prefetcher._in_flight[name(1)].incoming._received
+    assert received is not None
+    assert os.fstat(received.fileno()).st_size <= MIB * 9 // 8 + 64 * 1024
+
+
+def test_segment_of_another_size(known: Bench) -> None:
+    known.request(name(1))
+    known.source.bring(name(1), build_segment(name(1), size=2 * MIB)[:MIB])
+    assert "segments of 2 MiB, and this cluster's have 1 MiB" in known.results[name(1)].detail
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip", "zstd"])
+def test_no_space_while_it_arrives(known: Bench, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Keep free what was promised, but for the file that PostgreSQL waits for."""
+    if form != "plain" and not shutil.which(form):
+        pytest.skip(f"{form} is not installed")
+
+    def bring(name: str) -> None:
+        content = build_segment(name)
+        if form != "plain":
+            content = subprocess.run([form, "-c"], input=content, stdout=subprocess.PIPE, check=True).stdout
+        try:
+            known.source.bring(name, content)
+        except OSError as error:  # as the loop does
+            known.source.complete(name, error)
+
+    def wait(condition: Callable[[], object]) -> None:
+        end = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < end
+            known.loop.run_once(0.05)
+
+    known.request(name(1))
+    known.source.begin(name(1), b"")
+    assert name(2) in known.source.handlers
+    monkeypatch.setattr(known.spool, "_space", lambda: (4 * MIB - 1, 20 * MIB))
+    bring(name(1))
+    wait(lambda: name(1) in known.results)
+    assert known.results[name(1)] == FetchResult(policy.DELIVERED)
+    bring(name(2))
+    wait(lambda: not known.prefetcher.has_work())
+    assert known.spool.names() == [name(1)]
+
+
+def test_two_costly_decompressions_at_once(known: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = []
+    most = []
+
+    def slow(*arguments: object) -> None:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.3)
+        verify(*arguments)  # type: ignore[arg-type]
+        running.pop()
+
+    monkeypatch.setattr(prefetcher, "verify", slow)
+    names = [name(number) for number in range(1, 9)]
+    for each in names:
+        known.request(each)
+    stored = {each: lzma.compress(build_segment(each), preset=0) for each in names}
+    for each in names:
+        known.source.bring(each, stored[each])
+    end = time.monotonic() + 20
+    while len(known.results) < len(names) and time.monotonic() < end:
+        known.loop.run_once(0.1)
+    assert set(known.results.values()) == {FetchResult(policy.DELIVERED)}
+    assert max(most) == 2

@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from walbasin.remote import gate_connection, ssh
-from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.errors import ConnectionLost, FetchError, NotInArchive
 from walbasin.remote.gate_connection import GateConnection
 from walbasin.remote.ssh import EventLoop, Remote
 from walbasin.wal import compression, protocol
 from walbasin.wal.compression import IncomingFile
+from walbasin.wal.segment import InvalidWal
 
 OPENING = protocol.Opening("angus", ("gzip",))
+# Bytes of a file: some pieces of what the test makes fit, and many do not.
+LONGEST = 5000
+LONGEST_ARRIVAL = compression.longest_compressed(LONGEST)
 KINDS = (b"D", b".", b"A", b"E")
 
 
@@ -26,7 +30,7 @@ class Handler:
     def __init__(self, number: int, folder: Path) -> None:
         self.name = f"{number:024X}"
         self.file: BinaryIO = (folder / self.name).open("w+b")
-        self.incoming = IncomingFile(self.file, tempfile.TemporaryFile)
+        self.incoming = IncomingFile(self.file, tempfile.TemporaryFile, LONGEST)
         self.begun = 0
         self.ends: list[Exception | None] = []
 
@@ -45,14 +49,21 @@ class Handler:
         return self.file.read()
 
 
-def whole_replies(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return (last kind, content) of each whole reply before the first bad frame."""
+def whole_replies(data: bytes, count: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Return (last kind, content) of each whole reply before the first bad frame.
+
+    The second value is True where that is one of a file that is too long. count: how
+    many replies are awaited.
+    """
     _, greeting, data = data.partition(b"barman-wal-gate 1 ready\n")
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     content = b""
-    while greeting and len(data) >= 9:
+    while greeting and len(data) >= 9 and len(found) < count:
         kind, length = struct.unpack_from(">cQ", data)
-        limit = {b"D": compression.LONGEST, b"E": protocol.LONGEST_ERROR}.get(kind, 0)
+        is_plain = len(content) >= compression.MAGIC_LENGTH and not compression.detect_compression(content)
+        if kind == b"D" and len(content) + length > (LONGEST if is_plain else LONGEST_ARRIVAL):
+            return found, True
+        limit = {b"D": length, b"E": protocol.LONGEST_ERROR}.get(kind, 0)
         if kind not in KINDS or length > limit or len(data) < 9 + length:
             break
         body, data = data[9 : 9 + length], data[9 + length :]
@@ -61,7 +72,12 @@ def whole_replies(data: bytes) -> list[tuple[bytes, bytes]]:
         else:
             found.append((kind, content))
             content = b""
-    return found
+    return found, False
+
+
+def is_refused(content: bytes) -> bool:
+    """Return whether a content is longer than the file may be."""
+    return len(content) > LONGEST and not compression.detect_compression(content)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,7 @@ def host_output() -> Iterator[Path]:
 
 
 good_frames = st.one_of(
-    st.binary(max_size=3000).map(lambda content: protocol.frame(protocol.DATA, content)),
+    st.binary(max_size=4000).map(lambda content: protocol.frame(protocol.DATA, content)),
     st.binary(max_size=50).map(lambda content: protocol.frame(protocol.ERROR, content)),
     st.sampled_from([protocol.frame(protocol.END), protocol.frame(protocol.END), protocol.frame(protocol.ABSENT)]),
 )
@@ -105,17 +121,20 @@ def test_arbitrary_replies(host_output: Path, beginning: bytes, frames: list[byt
             connection.request(request)
         loop.run_until(lambda: False)
     assert len(lost) == 1
-    replies = whole_replies(data)[:count]
+    replies, is_too_long = whole_replies(data, count)
     for request, (kind, content) in zip(requests, replies, strict=False):
         (error,) = request.ends
-        if kind == protocol.END:
+        if kind == protocol.END and is_refused(content):
+            assert isinstance(error, InvalidWal)
+        elif kind == protocol.END:
             assert error is None
             assert compression.detect_compression(content) or request.content() == content
         else:
             assert isinstance(error, NotInArchive if kind == protocol.ABSENT else FetchError)
     for request in requests[len(replies) :]:
         (error,) = request.ends
-        assert isinstance(error, FetchError)
+        assert isinstance(error, InvalidWal if is_too_long else (FetchError, InvalidWal))
+        is_too_long = False
     for request in requests:
         request.incoming.close()
         request.file.close()
@@ -130,3 +149,37 @@ def test_endless_banner(host_output: Path) -> None:
         loop.run_until(lambda: False)
         assert len(connection._buffer) <= gate_connection.LONGEST_BANNER + gate_connection.CHUNK
     assert "said too much" in str(lost[0])
+
+
+@pytest.mark.parametrize(
+    ("replies", "errors"),
+    [
+        ("announced at once", [InvalidWal, ConnectionLost]),
+        ("in pieces without end", [InvalidWal, ConnectionLost]),
+        ("a little too long, then another", [InvalidWal, None]),
+    ],
+)
+def test_too_long(host_output: Path, replies: str, errors: list[type[Exception] | None]) -> None:
+    """Read no more of a file than there can be, and go on where that is possible."""
+    piece = protocol.frame(protocol.DATA, bytes(4000))
+    texts = {
+        "announced at once": protocol.HEADER.pack(protocol.DATA, 600 << 20) + bytes(1 << 20),
+        "in pieces without end": 10_000 * piece,
+        "a little too long, then another": protocol.frame(protocol.DATA, bytes(8000))
+        + protocol.frame(protocol.END)
+        + piece
+        + protocol.frame(b"."),
+    }
+    host_output.write_bytes(protocol.GREETING + b"\n" + texts[replies])
+    requests = [Handler(number, host_output.parent) for number in range(2)]
+    with EventLoop() as loop:
+        connection = GateConnection(Remote("barman"), OPENING, lambda *_: None)
+        loop.add(connection)
+        for request in requests:
+            connection.request(request)
+        loop.run_until(lambda: all(request.ends for request in requests))
+    assert [type(request.ends[0]) if request.ends[0] else None for request in requests] == errors
+    for request in requests:
+        assert (host_output.parent / request.name).stat().st_size <= LONGEST + 1
+        request.incoming.close()
+        request.file.close()

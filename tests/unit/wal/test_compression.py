@@ -4,6 +4,7 @@ import io
 import itertools
 import lzma
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -11,11 +12,12 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walbasin.wal import segment
+from walbasin.wal import compression, segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile, UnsupportedCompression
 
 from tests.support.wal_builder import MIB, build_segment
@@ -30,9 +32,24 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def write_incoming(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
+FORMS = ("gzip", "bzip2", "xz", "zstd", "lz4")
+LARGEST = segment.LARGEST
+
+
+def store(form: str, content: bytes) -> bytes:
+    """Return a content as it is stored."""
+    if form in COMPRESS:
+        return COMPRESS[form](content)
+    return subprocess.run([form, "-1", "-c"], input=content, stdout=subprocess.PIPE, check=True).stdout
+
+
+def make_incoming(file: BinaryIO, longest: int = LARGEST) -> IncomingFile:
+    return IncomingFile(file, tempfile.TemporaryFile, longest)
+
+
+def write_incoming(folder: Path, *chunks: bytes, longest: int = LARGEST) -> tuple[IncomingFile, bytes]:
     """Write a whole file in chunks, and return the IncomingFile and its content."""
-    with (folder / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
+    with (folder / "file").open("w+b") as file, closing(make_incoming(file, longest)) as incoming:
         for chunk in chunks:
             incoming.write(chunk)
         incoming.finish()
@@ -40,10 +57,10 @@ def write_incoming(folder: Path, *chunks: bytes) -> tuple[IncomingFile, bytes]:
         return incoming, file.read()
 
 
-def decompress(*chunks: bytes) -> tuple[DecompressingWriter, bytes]:
+def decompress(*chunks: bytes, longest: int = LARGEST) -> tuple[DecompressingWriter, bytes]:
     """Write a whole file in chunks, and return the writer and the content."""
     file = io.BytesIO()
-    writer = DecompressingWriter(file)
+    writer = DecompressingWriter(file, longest)
     for chunk in chunks:
         writer.write(chunk)
     writer.finish()
@@ -72,7 +89,7 @@ def test_arbitrary_chunks(form: str, cuts: list[int]) -> None:
 def test_memory_limit(form: str, tmp_path: Path) -> None:
     stored = COMPRESS[form](bytes(64 * MIB))
     with (tmp_path / "file").open("wb") as file:
-        writer = DecompressingWriter(file)
+        writer = DecompressingWriter(file, LARGEST)
         tracemalloc.start()
         try:
             writer.write(stored)
@@ -84,17 +101,13 @@ def test_memory_limit(form: str, tmp_path: Path) -> None:
     assert peak < 16 * MIB
 
 
-@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz", "zstd", "lz4"])
-def test_disk_limit(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if form in COMPRESS:
-        stored = COMPRESS[form](bytes(8 * MIB))
-    elif not shutil.which(form):
+@pytest.mark.parametrize("form", FORMS)
+def test_disk_limit(form: str, tmp_path: Path) -> None:
+    if form not in COMPRESS and not shutil.which(form):
         pytest.skip(f"{form} is not installed")
-    else:
-        stored = subprocess.run([form, "-1", "-c"], input=bytes(8 * MIB), stdout=subprocess.PIPE, check=True).stdout
-    monkeypatch.setattr(segment, "LARGEST", MIB)
+    stored = store(form, bytes(8 * MIB))
     with (tmp_path / "file").open("wb") as file:
-        writer = DecompressingWriter(file)
+        writer = DecompressingWriter(file, MIB)
         with pytest.raises(segment.InvalidWal):
             writer.write(stored)
             writer.finish()
@@ -153,14 +166,14 @@ def test_zstd_and_lz4(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pytest.skip(f"{program} is not installed")
     stored = subprocess.run([program, "-c"], input=WAL, stdout=subprocess.PIPE, check=True).stdout
     with (tmp_path / "whole").open("w+b") as file:
-        writer = DecompressingWriter(file)
+        writer = DecompressingWriter(file, LARGEST)
         writer.write(stored[:1000])
         writer.write(stored[1000:])
         writer.finish()
         assert (writer.length, writer.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
     assert (tmp_path / "whole").read_bytes() == WAL
     with (tmp_path / "short").open("w+b") as file:
-        writer = DecompressingWriter(file)
+        writer = DecompressingWriter(file, LARGEST)
         writer.write(stored[:-5])
         with pytest.raises(segment.InvalidWal, match="ends too early"):
             writer.finish()
@@ -169,10 +182,37 @@ def test_zstd_and_lz4(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         decompress(stored)
 
 
-def test_largest_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "LARGEST", MIB)
-    with pytest.raises(segment.InvalidWal, match="longer than any"):
-        decompress(gzip.compress(bytes(2 * MIB)))
+@pytest.mark.parametrize("form", COMPRESS)
+def test_too_long_decompressed(form: str) -> None:
+    decompress(COMPRESS[form](bytes(MIB)), longest=MIB)
+    with pytest.raises(segment.InvalidWal, match=f"such a file has {MIB} bytes at most"):
+        decompress(COMPRESS[form](bytes(MIB + 1)), longest=MIB)
+
+
+def test_too_long_compressed() -> None:
+    """Refuse what expands to nothing, and never ends."""
+    endless = gzip.compress(b"", 0)[:10] + b"\x00\x00\x00\xff\xff" * MIB
+    with pytest.raises(segment.InvalidWal, match="too long"):
+        decompress(endless, longest=MIB)
+
+
+def test_incompressible_file() -> None:
+    """Let through what becomes longer when it is compressed."""
+    content = os.urandom(MIB)
+    for form in ("gzip", "bzip2", "xz"):
+        assert decompress(COMPRESS[form](content), longest=MIB)[1] == content
+
+
+@pytest.mark.parametrize(("dictionary", "is_accepted"), [(64 * MIB, True), (96 * MIB, False)])
+def test_xz_memory(dictionary: int, is_accepted: bool) -> None:
+    """Let xz -9 through, which has a dictionary of 64 MiB, and nothing larger."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}]
+    stored = lzma.compress(WAL, filters=filters)
+    if is_accepted:
+        assert decompress(stored)[1] == WAL
+    else:
+        with pytest.raises(UnsupportedCompression, match="72 MiB"):
+            decompress(stored)
 
 
 @pytest.mark.parametrize("form", COMPRESS)
@@ -182,7 +222,7 @@ def test_incoming_file(tmp_path: Path, form: str, first: int) -> None:
     incoming, written = write_incoming(tmp_path, stored[:first], stored[first:])
     assert written == WAL
     assert (incoming.length, incoming.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
-    assert incoming.is_compressed == (form != "plain")
+    assert incoming.compression == ("" if form == "plain" else form)
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip"])
@@ -191,7 +231,7 @@ def test_splice(tmp_path: Path, form: str) -> None:
     pipe, write_end = os.pipe()
     os.write(write_end, stored[50:])
     os.close(write_end)
-    with (tmp_path / "file").open("w+b") as file, closing(IncomingFile(file, tempfile.TemporaryFile)) as incoming:
+    with (tmp_path / "file").open("w+b") as file, closing(make_incoming(file)) as incoming:
         assert incoming.splice(pipe, 10) is None, "the compression is not known yet"
         incoming.write(stored[:50])
         while incoming.splice(pipe, 100):
@@ -206,7 +246,51 @@ def test_truncated_incoming_file(tmp_path: Path) -> None:
         write_incoming(tmp_path, gzip.compress(WAL)[:-20])
 
 
-def test_longest_incoming_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("walbasin.wal.compression.LONGEST", 1000)
-    with pytest.raises(segment.InvalidWal):
-        write_incoming(tmp_path, *[bytes(300)] * 4)
+@pytest.mark.parametrize(
+    ("start", "most"), [(b"", MIB), (b"\x1f\x8b", compression.longest_compressed(MIB))], ids=["plain", "compressed"]
+)
+@pytest.mark.parametrize("way", ["write", "splice"])
+def test_too_long_incoming_file(tmp_path: Path, start: bytes, most: int, way: str) -> None:
+    """Refuse it having written no more than there may be, and a byte."""
+    source, kept = tmp_path / "source", tmp_path / "kept"
+    source.write_bytes(start + bytes(most + 1 - len(start)))
+    file, reader = kept.open("w+b"), source.open("rb")
+    with file, reader, closing(IncomingFile(file, lambda: kept.open("r+b"), MIB)) as one:
+        one.write(reader.read(16))
+        if way == "write":
+            one.write(reader.read(most - 16))
+            with pytest.raises(segment.InvalidWal, match=f"such a file has {MIB} bytes at most"):
+                one.write(b"x")
+        else:
+            pipe = subprocess.Popen(["tail", "-c", "+17", source], stdout=subprocess.PIPE)
+            assert pipe.stdout is not None
+            with pytest.raises(segment.InvalidWal, match=f"such a file has {MIB} bytes at most"):
+                while select.select([pipe.stdout], [], [])[0]:
+                    one.splice(pipe.stdout.fileno(), 1 << 30)
+            pipe.stdout.close()
+            pipe.wait()
+    assert kept.stat().st_size <= most + 1
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form in COMPRESS or shutil.which(form)])
+def test_no_space(form: str, tmp_path: Path) -> None:
+    """Look for space while the file grows, and write no more where there is none."""
+    room = MIB // 2
+    kept = tmp_path / "file"
+
+    def check_space(length: int) -> None:
+        if kept.stat().st_size + length > room:
+            raise OSError(28, os.strerror(28))
+
+    stored = store(form, os.urandom(1000) + bytes(8 * MIB))
+
+    def receive(incoming: IncomingFile) -> None:
+        for start in range(0, len(stored), 100_000):
+            incoming.write(stored[start : start + 100_000])
+        incoming.finish()
+
+    with kept.open("w+b") as file:
+        incoming = IncomingFile(file, tempfile.TemporaryFile, 16 * MIB, check_space)
+        with closing(incoming), pytest.raises(OSError, match="No space left"):
+            receive(incoming)
+    assert kept.stat().st_size <= room

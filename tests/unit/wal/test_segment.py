@@ -166,6 +166,28 @@ def test_wrong_segment(start: bytes, length: int, cause: str) -> None:
         segment.verify_segment(NAME, start, length, OURS)
 
 
+@pytest.mark.parametrize("size", [1, 8, 32, 64, 512])
+def test_segment_of_another_size(size: int) -> None:
+    """Refuse what is whole and right for a cluster with other segments."""
+    theirs = build_header(3, at_name(size * MIB), size=size * MIB)
+    with pytest.raises(segment.InvalidWal, match=f"segments of {size} MiB, and this cluster's have 16 MiB"):
+        segment.verify_segment(NAME, theirs, size * MIB, OURS, 16 * MIB)
+    assert segment.verify_segment(NAME, GOOD, 16 * MIB, OURS, 16 * MIB) == 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "longest"),
+    [
+        (NAME, 16 * MIB, 16 * MIB),
+        (NAME, None, 1024 * MIB),
+        ("00000002.history", 16 * MIB, MIB),
+        ("00000002.history", None, MIB),
+    ],
+)
+def test_longest_file(name: str, size: int | None, longest: int) -> None:
+    assert segment.longest_file(name, size) == longest
+
+
 def test_other_byte_order() -> None:
     swapped = GOOD[1::-1] + GOOD[2:]
     with pytest.raises(segment.InvalidWal):
