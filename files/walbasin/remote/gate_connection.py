@@ -188,8 +188,10 @@ class GateConnection(ssh.Connection):
         most = {protocol.DATA: self._left, protocol.ERROR: protocol.LONGEST_ERROR}.get(self._kind, 0)
         if self._kind not in protocol.FRAMES or self._left > most or not self._pending:
             raise RemoteError(f"the gate on {self.remote.host} answered what was not asked")
-        if self._kind == protocol.DATA:
+        if self._kind == protocol.DATA and self._left:
             self._begin_content()
+        elif self._kind == protocol.DATA and not self._has_first_byte:
+            self._note_work()
         if self._kind == protocol.END:
             self._complete(self._error)
         elif self._kind == protocol.ABSENT:
@@ -211,6 +213,11 @@ class GateConnection(ssh.Connection):
             self._has_first_byte = True
             self.touch()
             handler.on_first_byte()
+
+    def _note_work(self) -> None:
+        """Wait on: the gate says that Barman is at work on the file."""
+        if time.monotonic() - self.awaits_since < ssh.COMPUTE_LIMIT:
+            self.touch()
 
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.
