@@ -162,10 +162,14 @@ class Connection:
             self.on_stderr(text)
         return bool(data)
 
+    def silence_limit(self) -> int:
+        """Return the seconds that the other side may be silent now."""
+        return SILENCE_LIMIT
+
     def touch(self) -> None:
         """Note that the other side is alive."""
         self.last_sign = time.monotonic()
-        self.deadline = self.last_sign + SILENCE_LIMIT
+        self.deadline = self.last_sign + self.silence_limit()
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""
@@ -190,7 +194,7 @@ class Connection:
     def timeout_error(self) -> FetchError:
         """Return the error of a connection that was silent for too long."""
         if self.has_answered:
-            return ReadTimeout(f"{self.remote.host} said nothing for {SILENCE_LIMIT} seconds")
+            return ReadTimeout(f"{self.remote.host} said nothing for {self.silence_limit()} seconds")
         return HostUnreachable(f"{self.remote.host} said nothing for {CONNECT_LIMIT + SILENCE_LIMIT} seconds")
 
     def close(self) -> None:
@@ -381,6 +385,12 @@ class EventLoop:
         """End a connection, and tell it what went wrong, if anything did."""
         self.abort(connection)
         connection.end(error)
+
+    def finish_all(self, error: Exception) -> None:
+        """End all connections, and tell each of them why."""
+        for connection in list(self._open):
+            if connection in self._open:  # not ended with another one
+                self.finish(connection, error)
 
     def abort(self, connection: Connection) -> None:
         """End a connection without telling it."""
