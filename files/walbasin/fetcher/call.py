@@ -1,8 +1,10 @@
 """Hold one call of barman-wal-restore: what it was asked, and for which cluster."""
 
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
+from walbasin import policy
 from walbasin.fetcher.options import Options
+from walbasin.local import data_directory
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.spool import Spool
 from walbasin.wal import segment
@@ -43,4 +45,10 @@ class Call(NamedTuple):
             compression=options.compression,
             keep_compression=options.keep_compression,
         )
-        return Archive(remote, request, self.cluster)
+        return Archive(remote, request, self.cluster, self.promotion_files())
+
+    def promotion_files(self) -> Tuple[str, ...]:
+        """Return the files whose appearance says that nobody may be held up."""
+        if self.cluster is None or self.mode != policy.STANDBY:
+            return ()
+        return tuple(data_directory.promotion_files(self.cluster))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Callable, Optional, Tuple
+from typing import Optional, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import absence, exit_status, gap
@@ -10,7 +10,7 @@ from walbasin.fetcher.call import Call
 from walbasin.fetcher.exit_status import Verdict
 from walbasin.fetcher.foreground import ForegroundPrefetch
 from walbasin.fetcher.log import ASKS_AGAIN, log, log_absent
-from walbasin.local import data_directory, handover, ipc
+from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
 from walbasin.local.ipc import Reply
@@ -19,6 +19,7 @@ from walbasin.prefetch import process
 from walbasin.prefetch.process import PrefetchConfig
 from walbasin.remote import archive
 from walbasin.remote.errors import (
+    OUTAGES,
     FetchError,
     HostUnreachable,
     NotInArchive,
@@ -106,7 +107,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
             _fetch_with_foreground_prefetch(call, spool, cluster, reason)
         else:
             _fetch_through_prefetch(call, spool, cluster, reply)
-    except HostUnreachable:
+    except OUTAGES:
         if spool is not None:
             spool.record_outage()
         raise
@@ -193,7 +194,7 @@ def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
     name, destination, source = call.options.wal_name, call.options.wal_dest, call.archive()
     beside = prefetch.start if prefetch else None
     try:
-        archive.fetch(source, name, destination, beside=beside, is_unwanted=_promotion_asked_for(call))
+        archive.fetch(source, name, destination, beside=beside)
     except UnsupportedCompression:
         if not call.options.keep_compression:
             raise
@@ -238,17 +239,10 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
     log(f"{name}: {detail}; {next_step}")
 
 
-def _promotion_asked_for(call: Call) -> Callable[[], bool]:
-    """Return a function that tells whether somebody waits for a promotion."""
-    is_standby = call.mode == policy.STANDBY
-    triggers = data_directory.promotion_files(call.cluster) if call.cluster and is_standby else []
-    return lambda: any(map(os.path.exists, triggers))
-
-
 def _pause(seconds: float, call: Call) -> None:
     """Sleep, but not while somebody waits for a promotion."""
-    is_asked_for = _promotion_asked_for(call)
+    promotion_files = call.promotion_files()
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not is_asked_for():
+    while time.monotonic() < end and not any(map(os.path.exists, promotion_files)):
         handover.check_parent()
         time.sleep(min(STEP, max(0.0, end - time.monotonic())))

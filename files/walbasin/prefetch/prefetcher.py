@@ -16,7 +16,7 @@ from walbasin import policy
 from walbasin.local.debug import debug, traceback_of
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, verify
-from walbasin.remote.errors import FetchError, HostUnreachable, NotInArchive
+from walbasin.remote.errors import OUTAGES, FetchError, GivenUp, NotInArchive
 from walbasin.remote.gate_connection import FetchHandler, NoGate
 from walbasin.remote.gate_pool import GatePool
 from walbasin.remote.ssh import EventLoop
@@ -49,7 +49,7 @@ def result_of(error: Exception) -> FetchResult:
     if isinstance(error, segment.InvalidWal):
         return FetchResult(policy.INVALID, str(error))
     if isinstance(error, FetchError):
-        return FetchResult(policy.UNKNOWN, str(error), isinstance(error, HostUnreachable))
+        return FetchResult(policy.UNKNOWN, str(error), isinstance(error, OUTAGES))
     if isinstance(error, OSError):
         return FetchResult(policy.LOCAL_ERROR, f"spool: {error.strerror or error}")
     return FetchResult(policy.LOCAL_ERROR, f"internal error, please report it: {type(error).__name__}: {error}")
@@ -175,6 +175,12 @@ class Prefetcher:
         """Give up what is not on its way: there is no way to the host."""
         for name in self._not_in_flight():
             self._finish(name, result_of(cause))
+
+    def give_up(self, cause: FetchError) -> None:
+        """Fetch nothing that is on its way, and say why to who waits."""
+        for name in list(self._waiting):
+            self._finish(name, result_of(cause))
+        self.loop.finish_all(cause)
 
     # What PostgreSQL does.
 
@@ -331,7 +337,8 @@ class Prefetcher:
     def _on_failure(self, name: str, error: Exception) -> None:
         self._attempts[name] = self._attempts.get(name, 0) + 1
         debug(f"{name}: attempt {self._attempts[name]} failed: {type(error).__name__}: {error}")
-        if self.source.has_another_way(name, error) and self._attempts[name] <= TRIES:
+        is_given_up = isinstance(error, GivenUp) or self._attempts[name] > TRIES
+        if not is_given_up and self.source.has_another_way(name, error):
             return  # the next pump finds it
         del self._attempts[name]
         self._absent.add(name)

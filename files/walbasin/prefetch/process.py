@@ -22,6 +22,7 @@ from walbasin.prefetch import counters
 from walbasin.prefetch.counters import Counters
 from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report, report_internal_error
 from walbasin.remote.archive import Archive
+from walbasin.remote.errors import GivenUp
 from walbasin.remote.ssh import EventLoop, printable
 from walbasin.wal import segment
 
@@ -29,8 +30,9 @@ from walbasin.wal import segment
 IDLE_LIMIT = 60.0
 # Seconds between two looks at the server, and between two keepalives to clients.
 TICK = 1.0
-# Seconds between two looks at what does not announce itself.
-POLL = 0.02
+# Seconds between two looks at what does not announce itself, and for a promotion while
+# PostgreSQL may be waiting.
+POLL, PROMOTION_STEP = 0.02, 0.2
 # Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
 # gap, and between two such looks; and what the call is told then.
 STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
@@ -80,6 +82,7 @@ class PrefetchServer:
         # was last told to look for a gap.
         self.absent_since: Dict[str, float] = {}
         self.looked_at = float("-inf")
+        self.promotion_files = data_directory.promotion_files(self.cluster)
         self.is_ending = False
         self.last_use = time.monotonic()
 
@@ -100,7 +103,8 @@ class PrefetchServer:
                 while not self.is_ending:
                     is_polling = self.prefetcher.source.must_be_polled()
                     wait = POLL if is_polling else next_tick - time.monotonic()
-                    self.loop.run_once(max(0.0, min(wait, TICK)))
+                    self.loop.run_once(max(0.0, min(wait, PROMOTION_STEP if self.prefetcher.has_work() else TICK)))
+                    self._give_up_for_promotion()
                     is_tick = time.monotonic() >= next_tick
                     if is_tick or self.prefetcher.source.must_be_polled():
                         self.prefetcher.tick()
@@ -130,6 +134,20 @@ class PrefetchServer:
             with contextlib.suppress(OSError):
                 if process is not None:
                     self.loop.add_reader(os.pidfd_open(process), self._end)
+
+    def _give_up_for_promotion(self) -> None:
+        """Hold up no promotion: neither with this file, nor with those asked for next.
+
+        A shell may be waiting for a segment that is on its way.
+        """
+        if (
+            self.prefetcher.has_work()
+            and any(map(os.path.exists, self.promotion_files))
+            and data_directory.current_mode(self.cluster) == policy.STANDBY
+        ):
+            debug("a promotion is asked for: nothing is fetched any more")
+            self.prefetcher.give_up(GivenUp())
+            self.spool.record_outage()
 
     def _end(self) -> None:
         self.is_ending = True

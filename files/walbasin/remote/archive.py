@@ -1,30 +1,34 @@
 """Fetch from Barman's archive of one server, and ask what it holds."""
 
+import contextlib
+import os
 import tempfile
 import time
 from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.whole_file import whole_file
-from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
 from walbasin.remote.ssh import EventLoop, Remote, RemoteCommand, Session
 from walbasin.wal import compression, protocol, segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
 
 # Seconds between two looks whether a file is still wanted.
-STEP = 1.0
+STEP = 0.2
 
 
 class Archive(NamedTuple):
     """Hold where the archive is, and whose WAL must come from it.
 
     request: what is the same for all requests. cluster: None if it is not known.
+    promotion_files: as soon as one of them is there, nobody waits for an answer.
     """
 
     remote: Remote
     request: Request
     cluster: Optional[DataDirectory]
+    promotion_files: Tuple[str, ...] = ()
 
     def request_for(self, name: str, **changes: object) -> Request:
         """Return the request for a file."""
@@ -107,33 +111,39 @@ def fetch(
     *,
     partial: bool = False,
     beside: Optional[Callable[[EventLoop], None]] = None,
-    is_unwanted: Optional[Callable[[], bool]] = None,
 ) -> None:
     """Put file `name` under `destination`.
 
     beside: starts what is to be done beside it on the same loop, and is waited for.
-    is_unwanted: asked once a second; what nobody waits for any more is given up.
     Raises NotInArchive, FetchError, InvalidWal, and OSError when the destination cannot
     be written.
     """
-
-    def is_over() -> bool:
-        return output.is_complete or (is_unwanted is not None and time.monotonic() > end and is_unwanted())
-
-    end = time.monotonic() + STEP
     with EventLoop() as loop:
         with whole_file(destination) as file:
             output, writer = RemoteOutput(), DecompressingWriter(file, archive.longest(name))
             loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))
             if beside is not None:
                 beside(loop)
-            loop.run_until(is_over, STEP)
-            if not output.is_complete:
-                raise FetchError("given up, because this server is to be promoted")
-            if output.error is not None:
-                raise output.error
+            wait_for(archive, output, loop)
             verify(name, writer, file, archive)
         loop.run_until(lambda: False)
+
+
+def wait_for(archive: Archive, output: RemoteOutput, loop: EventLoop) -> None:
+    """Handle events until an output is complete. Raises what it has ended with.
+
+    Raises GivenUp when a promotion is asked for meanwhile.
+    """
+    first_look = time.monotonic() + STEP
+
+    def is_unwanted() -> bool:
+        return time.monotonic() > first_look and any(map(os.path.exists, archive.promotion_files))
+
+    loop.run_until(lambda: output.is_complete or is_unwanted(), STEP)
+    if not output.is_complete:
+        raise GivenUp
+    if output.error is not None:
+        raise output.error
 
 
 def run(archive: Archive, command: RemoteCommand, limit: int = segment.HISTORY_LIMIT) -> bytes:
@@ -144,9 +154,7 @@ def run(archive: Archive, command: RemoteCommand, limit: int = segment.HISTORY_L
     output = RemoteOutput(limit)
     with EventLoop() as loop:
         loop.add(Session(archive.remote, command, output.add, output.end))
-        loop.run_until(lambda: False)
-    if output.error is not None:
-        raise output.error
+        wait_for(archive, output, loop)
     return output.content
 
 
@@ -184,10 +192,8 @@ def fetch_segment_size(archive: Archive, name: str, folder: Optional[str]) -> in
 
         try:
             loop.add(Session(archive.remote, archive.request_for(name), write, output.end))
-            loop.run_until(lambda: False)
-            if not isinstance(output.error, _HeaderComplete):
-                if output.error is not None:
-                    raise output.error
+            with contextlib.suppress(_HeaderComplete):
+                wait_for(archive, output, loop)
                 writer.finish()
         finally:
             writer.close()

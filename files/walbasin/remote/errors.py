@@ -5,6 +5,7 @@ Exception
 │   ├── HostUnreachable        Barman's host itself was not reached
 │   ├── ConnectionLost         the connection ended in the middle; another may bring it
 │   ├── ReadTimeout            a connection that was open fell silent, or trickled
+│   ├── GivenUp                nobody waits for it: this server is to be promoted
 │   ├── RemoteError            the other side answered that it failed
 │   └── SkippedDuringOutage    Barman could not be reached a moment ago
 ├── NotInArchive           Barman answered: it does not have the file
@@ -29,6 +30,13 @@ class ReadTimeout(FetchError):
     """Report that an open connection was silent, or trickled, for too long."""
 
 
+class GivenUp(FetchError):
+    """Report that nobody waits for the file: this server is to be promoted."""
+
+    def __init__(self) -> None:
+        super().__init__("given up, because this server is to be promoted")
+
+
 class RemoteError(FetchError):
     """Report that the other side answered, and failed."""
 
@@ -42,3 +50,7 @@ class NotInArchive(Exception):
 
     A text asks the call to look for a gap: PostgreSQL has asked for it for long.
     """
+
+
+# After these the calls of the next seconds do not try: a promotion makes four of them.
+OUTAGES = (GivenUp, HostUnreachable, ReadTimeout)

@@ -13,13 +13,7 @@ from collections import deque
 from typing import Callable, Deque, Iterable, Optional, Protocol
 
 from walbasin.remote import ssh
-from walbasin.remote.errors import (
-    ConnectionLost,
-    HostUnreachable,
-    NotInArchive,
-    ReadTimeout,
-    RemoteError,
-)
+from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
 from walbasin.remote.ssh import Remote
 from walbasin.wal import protocol
 from walbasin.wal.compression import IncomingFile
@@ -33,6 +27,8 @@ F_SETPIPE_SZ = 1031
 # Seconds that one connection may take before others, and clients, have their turn: the
 # pipe of a fast network is never empty before a slow disk.
 LONGEST_TURN = 0.25
+# Seconds for the first byte of an answer. A gate at work on it gives a sign before.
+LOOKUP_LIMIT = 5
 # Bytes that a shell on the other side may print before the gate does.
 LONGEST_BANNER = 64 * 1024
 
@@ -111,6 +107,9 @@ class GateConnection(ssh.Connection):
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its end will be noticed on the other pipes, with its cause
             os.write(self.process.stdin.fileno(), b"".join(protocol.request_line(each.name) for each in handlers))
+
+    def silence_limit(self) -> int:
+        return super().silence_limit() if self._has_first_byte or not self.is_open else LOOKUP_LIMIT
 
     def touch(self) -> None:
         if self.is_open:
@@ -278,8 +277,7 @@ class GateConnection(ssh.Connection):
         self._on_lost(self, cause)
         # Do not ask again for what has waited until the time limit: the next connection
         # could be silent as well.
-        is_final = isinstance(cause, (HostUnreachable, ReadTimeout))
-        result = cause if is_final else ConnectionLost(str(cause))
+        result = cause if isinstance(cause, OUTAGES) else ConnectionLost(str(cause))
         # Another connection would bring what was refused once more.
         refused, self._error = self._error, None
         for handler in self._pending:

@@ -170,10 +170,14 @@ class Connection:
     def receive_stderr(self, text: str) -> None:
         """Take what ssh, or a program behind it, says: it is no answer."""
 
+    def silence_limit(self) -> int:
+        """Return the seconds that the other side may be silent now."""
+        return SILENCE_LIMIT
+
     def touch(self) -> None:
         """Note that an answer begins, goes on or is complete: its time starts anew."""
         self.last_sign = time.monotonic()
-        self.deadline = self.last_sign + SILENCE_LIMIT
+        self.deadline = self.last_sign + self.silence_limit()
         self._counted = 0
 
     def count(self, received: int) -> None:
@@ -207,9 +211,10 @@ class Connection:
         """Return the error of a connection that was silent for too long."""
         if self.has_answered:
             # What came before a silence does not make a trickle of it.
-            if time.monotonic() - self.last_sign > SILENCE_LIMIT / 2:
-                return ReadTimeout(f"{self.remote.host} said nothing for {SILENCE_LIMIT} seconds")
-            trickle = f"{self._counted} bytes in {SILENCE_LIMIT} seconds, and {LEAST} are the least"
+            limit = self.silence_limit()
+            if time.monotonic() - self.last_sign > limit / 2:
+                return ReadTimeout(f"{self.remote.host} said nothing for {limit} seconds")
+            trickle = f"{self._counted} bytes in {limit} seconds, and {LEAST} are the least"
             return ReadTimeout(f"{self.remote.host} sends too slowly: {trickle}")
         return HostUnreachable(f"{self.remote.host} said nothing for {CONNECT_LIMIT + SILENCE_LIMIT} seconds")
 
@@ -405,6 +410,12 @@ class EventLoop:
         """End a connection, and tell it what went wrong, if anything did."""
         self.abort(connection)
         connection.end(error)
+
+    def finish_all(self, error: Exception) -> None:
+        """End all connections, and tell each of them why."""
+        for connection in list(self._open):
+            if connection in self._open:  # not ended with another one
+                self.finish(connection, error)
 
     def abort(self, connection: Connection) -> None:
         """End a connection without telling it."""

@@ -18,6 +18,7 @@ from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, result_of
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.errors import (
     ConnectionLost,
+    GivenUp,
     HostUnreachable,
     NotInArchive,
     ReadTimeout,
@@ -269,6 +270,18 @@ def test_host_unreachable(bench: Bench) -> None:
     assert bench.results[name(1)] == FetchResult(policy.UNKNOWN, "no route to host", is_outage=True)
 
 
+def test_give_up(bench: Bench) -> None:
+    """Answer who waits, also for what would find another way."""
+    bench.source.another_way = True
+    bench.request(name(1))
+    bench.prefetcher.give_up(GivenUp())
+    assert bench.results[name(1)] == result_of(GivenUp())
+    bench.source.complete(name(1), GivenUp())
+    assert bench.source.requested == [name(1)]
+    bench.request(name(2))
+    assert bench.source.requested == [name(1), name(2)]
+
+
 def test_more_connections_while_postgresql_waits(bench: Bench) -> None:
     bench.request(name(1))
     bench.source.bring(name(1))
@@ -297,7 +310,8 @@ def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         (UnsupportedCompression("GPG"), FetchResult(policy.INVALID, "GPG")),
         (HostUnreachable("no route"), FetchResult(policy.UNKNOWN, "no route", is_outage=True)),
         (ConnectionLost("cut"), FetchResult(policy.UNKNOWN, "cut")),
-        (ReadTimeout("silent"), FetchResult(policy.UNKNOWN, "silent")),
+        (ReadTimeout("silent"), FetchResult(policy.UNKNOWN, "silent", is_outage=True)),
+        (GivenUp(), FetchResult(policy.UNKNOWN, "given up, because this server is to be promoted", is_outage=True)),
         (RemoteError("failed"), FetchResult(policy.UNKNOWN, "failed")),
         (SkippedDuringOutage("4 s ago"), FetchResult(policy.UNKNOWN, "4 s ago")),
         (OSError(28, "No space left on device"), FetchResult(policy.LOCAL_ERROR, "spool: No space left on device")),
