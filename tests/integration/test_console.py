@@ -7,9 +7,7 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from console import log
-from console.hosts import Host, Inventory
+from console.hosts import Host
+from console.inventory import Inventory
 from console.ssh import HostKeyUnknown
 from console.text import ConsoleError, NotUnderstood
-
-from tests.support.processes import ME, POSTGRES, VENV, free_port, give, processes, run, start, wait_until
+from tests.support.processes import IS_ROOT, ME, POSTGRES, VENV, free_port, give, processes, start, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +121,7 @@ class Machine:
         return " ".join((self.folder / f"{key}.pub").read_text().split()[:2])
 
     def known_hosts(self, *lines: str) -> Path:
-        """Write a file of host keys; {name} stands for the address, {host_key} for a key."""
+        """Write a file of host keys, with {name} and {host_key} put in."""
         keys = {key: self.public(key) for key in ("host_key", "authority", "other_key")}
         file = self.folder / "known_hosts"
         file.write_text("".join(line.format(name=f"[127.0.0.1]:{self.port}", **keys) + "\n" for line in lines))
@@ -159,7 +158,7 @@ def certified(folder: Path) -> Iterator[Machine]:
 def echo(machine: Machine, known_hosts: "Path | None", **variables: object) -> str:
     """Run one command on the machine, and return its output."""
     inventory = Inventory([str(machine.inventory(**variables))]) if variables else machine.known_inventory
-    host = Host("chris", inventory, known_hosts and str(known_hosts), [])
+    host = Host("chris", inventory, str(known_hosts) if known_hosts else None, [])
     try:
         return host.run("echo", "all is", "well").strip()
     finally:
@@ -227,8 +226,8 @@ def test_arguments_of_inventory(machine: Machine, variable: str) -> None:
 def test_proxy(machine: Machine) -> None:
     """Reach a port that nobody listens on, through a jump host."""
     known = machine.known_hosts(GOOD, "never.example.com {host_key}")
-    jump = f"ssh -i {machine.folder}/key -o UserKnownHostsFile={known} -p {machine.port} -W 127.0.0.1:{machine.port} {ME}@127.0.0.1"
-    arguments = f"-o UserKnownHostsFile={known} -o ProxyCommand={shlex.quote(jump)}"
+    jump = f"ssh -i {machine.folder}/key -o UserKnownHostsFile={known} -p {machine.port} -W 127.0.0.1:{machine.port}"
+    arguments = f"-o UserKnownHostsFile={known} -o ProxyCommand={shlex.quote(f'{jump} {ME}@127.0.0.1')}"
     names = {"ansible_host": "never.example.com", "ansible_port": 22}
     assert echo(machine, None, **names, ansible_ssh_common_args=arguments) == WELL
 
@@ -249,7 +248,7 @@ def test_ssh_settings_of_ansible_cfg(machine: Machine, monkeypatch: pytest.Monke
 
 
 def test_undefined_variable_of_inventory(machine: Machine) -> None:
-    with pytest.raises(ConsoleError, match="chris: Ansible does not know how to reach it: .*'bastion' is undefined"):
+    with pytest.raises(ConsoleError, match=r"chris: Ansible does not know how to reach it: .*'bastion' is undefined"):
         echo(machine, None, ansible_ssh_common_args="-J {{ bastion }}")
 
 
@@ -313,7 +312,7 @@ def test_status_of_hostile_host(machine: Machine) -> None:
     done = fab("--search-root", ROOT, "status", *access(machine), cwd=machine.folder)
     assert (done.returncode, done.stderr) == (1, "")
     assert "restoring" in done.stdout
-    assert done.stdout.count("mark [/] [link=http://x]") == 2
+    assert done.stdout.replace("\n", "").count("mark [/] [link=http://x]") == 2
     assert FORBIDDEN.search(done.stdout) is None
 
 
@@ -339,9 +338,136 @@ def test_status_of_malformed_answer(machine: Machine, answer: str) -> None:
 
 
 def test_status_of_unknown_host(machine: Machine) -> None:
-    words = ["--inventory", machine.inventory(), "--known-hosts", machine.known_hosts()]
+    words = (*access(machine)[:-1], machine.known_hosts())
     done = fab("--search-root", ROOT, "status", *words, cwd=machine.folder)
     assert done.returncode == 2
     assert re.search(r"chris +unknown", done.stdout)
     assert "chris: host key not known: No ED25519 host key is known for" in done.stdout
     assert "down" not in done.stdout
+
+
+def test_killed_console_leaves_no_connection(machine: Machine) -> None:
+    environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}"}
+    words = ["--search-root", ROOT, "watch", *access(machine)]
+    console = subprocess.Popen(["fab", *words], env=environment, stdout=subprocess.DEVNULL, cwd=machine.folder)
+    ours = [f"-p {machine.port}", "exec cat >/dev/null"]
+    wait_until(lambda: processes(ours), "a connection", 60)
+    console.kill()
+    console.wait()
+    wait_until(lambda: not processes(ours), "the end of the connection", 20)
+
+
+@pytest.fixture(scope="module")
+def installed(folder: Path) -> Path:
+    """Return a home with the collection that users install, and an inventory beside."""
+    home = folder / "home"
+    project = home / "project"
+    (home / ".ssh").mkdir(parents=True)
+    project.mkdir()
+    environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}", "HOME": str(home)}
+    environment.pop("ANSIBLE_COLLECTIONS_PATH", None)
+
+    def galaxy(*words: "str | Path") -> None:
+        command = ["ansible-galaxy", "collection", *words]
+        subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
+
+    galaxy("build", "--output-path", home / "build", ROOT)
+    (tarball,) = (home / "build").iterdir()
+    galaxy("install", "--offline", "--collections-path", home / ".ansible" / "collections", tarball)
+    return home
+
+
+def documented_lines(*tasks: str) -> list[str]:
+    """Return the commands in the docs that call one of these tasks of fab."""
+    found = []
+    for page in ("operations.md", "troubleshooting.md"):
+        text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
+        lines = [re.split(r" {3,}#", line.strip())[0] for line in text.splitlines() if line.startswith("    fab ")]
+        found += [line for line in lines if any(f" {task} " in line for task in tasks)]
+    return found
+
+
+def test_documented_lines_with_installed_collection(machine: Machine, installed: Path) -> None:
+    """Run them in the folder of the inventory, as they stand, but for the lab's."""
+    project = installed / "project"
+    # ssh's own known_hosts are in the home that /etc/passwd names.
+    arguments = f"-o UserKnownHostsFile={machine.known_hosts(GOOD)}"
+    inventory = machine.inventory(ansible_ssh_common_args=arguments).read_text()
+    (project / "inventory.yml").write_text(inventory)
+    key = installed / ".ssh" / "id_ed25519"
+    key.write_text((machine.folder / "key").read_text())
+    key.chmod(0o600)
+    machine.answer(json.dumps({**POSTGRES_ANSWER, "is_recovering": True, "replayed": 1}), json.dumps(FETCHER_ANSWER))
+    collection = installed / ".ansible/collections/ansible_collections/walbasin/barman"
+    lines = [line for line in documented_lines("status", "logs") if ".cache/lab" not in line]
+    assert len(lines) == 3
+    for line in lines:
+        # In a checkout fab finds its file by itself.
+        cwd = project if "--search-root" in line else collection
+        words = line if "--search-root" in line else line.replace("inventory.yml", f"{project}/inventory.yml")
+        environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}", "HOME": str(installed)}
+        done = subprocess.run(
+            words, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert "chris" in done.stdout, done.stderr
+        assert done.stderr == ""
+        assert "host key not known" not in done.stdout
+
+
+def test_identity_that_is_no_key(machine: Machine) -> None:
+    done = fab("--search-root", ROOT, "-i", machine.inventory(), "status", cwd=machine.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no key. Before the task -i is --identity, behind it --inventory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_shows_value_of_inventory(machine: Machine) -> None:
+    done = fab("--search-root", ROOT, "--help", "status", cwd=machine.folder)
+    assert re.search(r"-i, --inventory +FILE: ", done.stdout)
+
+
+def read_log(data: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the program that reads a server's log, as PostgreSQL's user."""
+    process = start(["sh", "-c", log.READ_LOG, "sh", data, log.PATTERN, "2", "1000000"], data)
+    stdout, stderr = process.communicate(timeout=20)
+    return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+
+
+@pytest.fixture
+def data(workdir: Path) -> Path:
+    made = workdir / "data"
+    made.mkdir()
+    (made / "postgresql.log").write_text("".join(f"{number} FATAL: \x1b]0;x\x07\n" for number in range(5)) + "other\n")
+    return give(made)
+
+
+def test_log_of_the_collector(data: Path) -> None:
+    (data / "current_logfiles").write_text("stderr postgresql.log\ncsvlog x\n")
+    lines = read_log(data).stdout.split("\n")
+    assert lines[0] == f"{data}/postgresql.log"
+    assert [line[0] for line in lines[1:3]] == ["3", "4"]
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "../../../../../../dev/zero", "link", "fifo", ".", "/proc/self/mem"])
+def test_log_that_is_no_file(data: Path, target: str) -> None:
+    os.mkfifo(data / "fifo")
+    (data / "link").symlink_to("/dev/zero")
+    (data / "current_logfiles").write_text(f"stderr {target}\n")
+    done = read_log(data)
+    assert "FATAL" not in done.stdout
+
+
+def test_log_of_root(data: Path) -> None:
+    """Read nothing that PostgreSQL's user may not read."""
+    secret = data / "secret"
+    secret.write_text("FATAL: the secret\n")
+    secret.chmod(0o600)
+    (data / "current_logfiles").write_text(f"stderr {secret}\n")
+    if IS_ROOT:
+        assert "the secret" not in read_log(data).stdout
+
+
+@pytest.mark.parametrize("name", ["current_logfiles", "postmaster.pid"])
+def test_log_named_by_a_fifo(data: Path, name: str) -> None:
+    os.mkfifo(data / name)
+    assert "FATAL" not in read_log(data).stdout
