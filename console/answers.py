@@ -1,7 +1,6 @@
 """Read what a standby answers. Nothing else of it is believed than what fits here."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +23,8 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not _is_flag(value) and math.isfinite(value) and abs(value) < MOST
+    # Neither infinity nor NaN is less.
+    return isinstance(value, (int, float)) and not _is_flag(value) and abs(value) < MOST
 
 
 def _is_count(value: Any) -> bool:

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     # without hosts.
     "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
     "ANSIBLE_NOCOLOR": "true",
+    "ANSIBLE_LOAD_CALLBACK_PLUGINS": "false",
 }
 # Options of Ansible's ssh connection, with the variables that set each, the strongest
 # first (ansible-doc -t connection ssh).

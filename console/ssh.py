@@ -150,6 +150,7 @@ class Connection:
             if not self._is_up():
                 raise self._error()
             if time.monotonic() > end:
+                self.close()
                 raise ConsoleError(f"{self._name}: it has not let us in within {LOGIN_LIMIT} seconds")
             time.sleep(STEP)
 

@@ -387,6 +387,7 @@ def documented_lines(*tasks: str) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_documented_lines_with_installed_collection(machine: Machine, installed: Path) -> None:
     """Run them in the folder of the inventory, as they stand, but for the lab's."""
     project = installed / "project"
