@@ -347,7 +347,7 @@ def test_status_of_unknown_host(machine: Machine) -> None:
 
 
 def test_killed_console_leaves_no_connection(machine: Machine) -> None:
-    environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}", "TMPDIR": str(machine.folder)}
     words = ["--search-root", ROOT, "watch", *access(machine)]
     console = subprocess.Popen(["fab", *words], env=environment, stdout=subprocess.DEVNULL, cwd=machine.folder)
     ours = [f"-p {machine.port}", "exec cat >/dev/null"]
