@@ -17,14 +17,15 @@ from console import drill as drills
 from console import log, spool, table
 from console import report as reports
 from console import status as statuses
-from console.hosts import ConsoleError, Fleet
+from console.hosts import Fleet
 from console.status import Row
+from console.text import ConsoleError, printable
 
 # Seconds between the two snapshots of a row.
 INTERVAL = 2.0
 HELP = {
-    "inventory": "Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
-    "known-hosts": "a file of host keys (default: ~/.ssh/known_hosts)",
+    "inventory": "FILE: Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
+    "known-hosts": "a file of host keys (default: as ssh and the inventory say)",
     "standby": "one host of the group standbys, or HOST/SERVER, when several clusters live on it (default: all)",
 }
 
@@ -32,15 +33,27 @@ HELP = {
 @contextmanager
 def _fleet(context: Context, inventory: Sequence[str] | None, known_hosts: str, standby: str) -> Iterator[Fleet]:
     """Open the fleet. Print a ConsoleError in one line, and end with 2."""
-    identity = context.config.connect_kwargs.get("key_filename") or []
     try:
-        with Fleet(
-            inventory or [], known_hosts, [identity] if isinstance(identity, str) else identity, standby
-        ) as fleet:
+        with Fleet(inventory or [], known_hosts, _identity(context), standby) as fleet:
             yield fleet
     except ConsoleError as error:
         print(f"fab: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _identity(context: Context) -> list[str]:
+    """Return the files that --identity names. Raises ConsoleError."""
+    given = context.config.connect_kwargs.get("key_filename") or []
+    files = [given] if isinstance(given, str) else list(given)
+    for file in files:
+        try:
+            with Path(file).expanduser().open("rb") as key:
+                is_key = key.read(64).startswith((b"-----BEGIN ", b"ssh-", b"ecdsa-", b"sk-"))
+        except OSError as error:
+            raise ConsoleError(f"--identity {file} cannot be read: {error.strerror}") from error
+        if not is_key:
+            raise ConsoleError(f"--identity {file} is no key. Before the task -i is --identity, behind it --inventory")
+    return files
 
 
 @task(iterable=["inventory"], help={**HELP, "json": "one JSON object a standby, a line each"})
@@ -57,7 +70,8 @@ def status(
         print(*map(_to_json, rows), sep="\n")
     else:
         Console().print(table.table(rows))
-    sys.exit(2 if all(row.role == statuses.DOWN for row in rows) else any(row.problems for row in rows))
+    unasked = {statuses.DOWN, statuses.UNKNOWN}
+    sys.exit(2 if all(row.role in unasked for row in rows) else any(row.problems for row in rows))
 
 
 def _to_json(row: Row) -> str:
@@ -121,7 +135,9 @@ def drill(
     page.write_text(reports.html(evidence), encoding="utf-8")
     for phase in evidence.phases:
         print(f"{phase.end - phase.begin:7.1f} s  {phase.title}")
-    print(f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}.")
+    _print(
+        f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}."
+    )
 
 
 def _create(report: str) -> Path:
@@ -138,13 +154,18 @@ def _create(report: str) -> Path:
     return page
 
 
+def _print(text: str) -> None:
+    """Print one line, with words of hosts in it."""
+    print(printable(text), flush=True)
+
+
 def _tell(text: str) -> None:
-    print(f"... {text}", flush=True)
+    _print(f"... {text}")
 
 
 def _agrees(question: str) -> bool:
     try:
-        return input(f"{question} [y/N] ").strip().lower() == "y"
+        return input(f"{printable(question)} [y/N] ").strip().lower() == "y"
     except EOFError:
         print("fab: nobody answers; --yes does not ask", file=sys.stderr)
         return False
@@ -157,7 +178,8 @@ def logs(
     """Show the last lines about recovery: of PostgreSQL, hourly test and gate."""
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         for title, text in log.excerpts(fleet, lines):
-            print(f"== {title}", text or "(nothing)", sep="\n")
+            for line in (f"== {title}", *(text or ["(nothing)"])):
+                _print(line)
 
 
 @task(iterable=["inventory"], help={**HELP, "yes": "do not ask"})
@@ -171,4 +193,4 @@ def purge(
         if not yes and not _agrees(f"Empty the spool of {names}?"):
             sys.exit(1)
         for cluster in clusters:
-            print(f"{cluster.name}: {spool.purge(cluster)} segments removed")
+            _print(f"{cluster.name}: {spool.purge(cluster)} segments removed")

@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import NamedTuple, Optional
 
 from . import status
-from .hosts import Cluster, ConsoleError, Host, Standby
+from .answers import parse_count
+from .hosts import Cluster, Host, Standby
 from .partition import partition
 from .status import Snapshot
+from .text import ConsoleError
 
 # Bytes. A standby that is further behind has other worries.
 MOST_LAG = 64 << 20
@@ -81,7 +83,7 @@ class Surroundings(NamedTuple):
 
 def refusals(standby: Standby, now: Snapshot, around: Surroundings) -> Iterator[str]:
     """Return the reasons why a standby must be left alone."""
-    if now.postgres["receiver"] != "streaming":
+    if not now.postgres["is_recovering"] or now.postgres["receiver"] != "streaming":
         yield "it does not stream, so there is nothing to interrupt"
         return
     lag = int(now.postgres["sent"] or 0) - int(now.postgres["replayed"])
@@ -119,11 +121,17 @@ def parse_conninfo(text: str) -> dict[str, str]:
 
 
 def primaries(settings: dict[str, str]) -> list[tuple[str, int]]:
-    """Return host and port of each server in a conninfo; libpq tries them in turn."""
+    """Return host and port of each server in a conninfo; libpq tries them in turn.
+
+    Raises ConsoleError when a port is none.
+    """
     hosts = (settings.get("hostaddr") or settings.get("host") or "/").split(",")
-    ports = settings.get("port", "5432").split(",")
+    ports = [port.strip() or "5432" for port in settings.get("port", "").split(",")]
     ports *= len(hosts) if len(ports) == 1 else 1
-    return [(host or "/", int(port or 5432)) for host, port in zip(hosts, ports)]
+    strange = [port for port in ports if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16]
+    if strange or len(ports) != len(hosts):
+        raise ConsoleError(f"not understood: it streams from port {', '.join(strange or ports)}")
+    return [(host or "/", int(port)) for host, port in zip(hosts, ports)]
 
 
 # Run it on the primary. A restore point needs no table, and leaves a few bytes of WAL.
@@ -178,7 +186,7 @@ class Drill:
             application_name=settings.get("application_name")
             or settings.get("fallback_application_name")
             or "walreceiver",
-            primaries=primaries(settings),
+            primaries=self._primaries,
             processes=self.cluster.host.run("ps", "-eo", "args="),
         )
         return list(refusals(self.cluster.standby, first, around))
@@ -191,6 +199,14 @@ class Drill:
     def _settings(self) -> dict[str, str]:
         """Return the conninfo that it streams with; empty when it does not stream."""
         return parse_conninfo(status.psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
+
+    @cached_property
+    def _primaries(self) -> list[tuple[str, int]]:
+        """Return what it streams from. Raises ConsoleError."""
+        try:
+            return primaries(self._settings)
+        except ConsoleError as error:
+            raise ConsoleError(f"{self.cluster.name}: {error}") from error
 
     def _synchronous(self, first: Snapshot) -> str:
         """Return the primary's synchronous_standby_names. Raises ConsoleError."""
@@ -208,9 +224,10 @@ class Drill:
     def _ask_primary(self, query: str, **variables: str) -> str:
         assert self.primary is not None
         # Use the port that the standby streams from: the host may have more clusters.
-        port = primaries(self._settings)[0][1]
+        port = self._primaries[0][1]
         options = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
-        return self.primary.run("sh", "-c", PSQL, "sh", query, "-p", str(port), *options, user="postgres").strip()
+        words = ("sh", "-c", PSQL, "sh", query, "-p", str(port), *options)
+        return self.primary.run(*words, user="postgres", most=status.MOST_PRINTED).strip()
 
     # The rehearsal.
 
@@ -222,7 +239,7 @@ class Drill:
         first = self._take_snapshot()
         began, self._began = time.time(), time.monotonic()
         self.sample()
-        with partition(self.cluster, primaries(self._settings), self.limit, self.tell):
+        with partition(self.cluster, self._primaries, self.limit, self.tell):
             with self._phase("streaming is interrupted"):
                 self._wait(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
             with self._phase("the primary writes on"):
@@ -256,7 +273,8 @@ class Drill:
 
     def _received(self) -> int:
         """Return the position up to which it has streamed, in bytes."""
-        return int(status.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'") or 0)
+        answer = status.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'")
+        return parse_count(self.cluster.host.name, answer or "0")
 
     @contextmanager
     def _phase(self, title: str) -> Iterator[None]:
@@ -275,7 +293,8 @@ class Drill:
         """
         if self.primary is not None:
             name = f"walbasin drill {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            return f"the restore point '{name}'", int(self._ask_primary(WRITE_MARKER, name=name).splitlines()[0])
+            position = self._ask_primary(WRITE_MARKER, name=name).partition("\n")[0]
+            return f"the restore point '{name}'", parse_count(self.primary.name, position)
         streamed = max(self._received(), self.samples[-1].replayed)
         return "the segment that was being written", (streamed // size + 1) * size
 
@@ -303,7 +322,7 @@ class Drill:
             self.segments.append(last)
         primary = None
         if self.primary is not None:
-            primary = int(self._ask_primary("SELECT pg_current_wal_lsn() - '0/0'"))
+            primary = parse_count(self.primary.name, self._ask_primary("SELECT pg_current_wal_lsn() - '0/0'"))
         self.samples.append(
             Sample(
                 moment=self._now(),

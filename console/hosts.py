@@ -1,75 +1,22 @@
-"""Run commands on the hosts of an Ansible inventory, over ssh.
-
-Unlike Fabric with its defaults: an unknown host key is refused, and no wait is endless.
-"""
+"""Name the hosts of an Ansible inventory, and run commands on them."""
 
 import json
-import os
+import re
 import shlex
-import subprocess
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import fabric  # type: ignore[import-untyped]
-import paramiko
-from invoke.exceptions import CommandTimedOut, UnexpectedExit
+from .inventory import Inventory
+from .ssh import Connection
+from .text import ConsoleError, NotUnderstood
 
-# Seconds, for each step of a connection.
-CONNECT_LIMIT = 10
-# Seconds, for one command.
+# Seconds, for one command, and bytes that it may print.
 COMMAND_LIMIT = 60
-# Fail on an inventory that cannot be read: by default Ansible takes it for one without
-# hosts.
-STRICT = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
-
-
-class ConsoleError(Exception):
-    """A host, or the inventory, could not be asked; the text says why."""
-
-
-class Inventory:
-    """Read an inventory with ansible-inventory.
-
-    Variables with a template in their value are left out. (A key that is one is given
-    with fab's own option -i.)
-    """
-
-    def __init__(self, files: Sequence[str]) -> None:
-        """Read the files, or what ansible.cfg names when there are none.
-
-        Raises ConsoleError.
-        """
-        command = ["ansible-inventory", "--list", *(word for file in files for word in ("--inventory", file))]
-        try:
-            completed = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_LIMIT,
-                check=False,
-                env={**os.environ, **STRICT},
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConsoleError(f"ansible-inventory could not be asked for the hosts: {error}") from error
-        if completed.returncode != 0:
-            raise ConsoleError(f"ansible-inventory does not know the hosts: {completed.stderr.strip()}")
-        self._groups = json.loads(completed.stdout)
-
-    def hosts(self, group: str) -> list[str]:
-        """Return the hosts of a group and of the groups below it, in order."""
-        found: list[str] = []
-        waiting = [group]
-        while waiting:
-            members = self._groups.get(waiting.pop(0), {})
-            found += members.get("hosts", [])
-            waiting += members.get("children", [])
-        return list(dict.fromkeys(found))
-
-    def variables(self, host: str) -> dict[str, Any]:
-        """Return the variables of a host that are no templates."""
-        known = self._groups["_meta"]["hostvars"].get(host, {})
-        return {name: value for name, value in known.items() if "{{" not in str(value)}
+MOST_OUTPUT = 4 << 20
+# As the role writes it.
+RESTORE_COMMAND = re.compile(r'(\S+) (.*) %f "%p"')
 
 
 class Host:
@@ -78,52 +25,45 @@ class Host:
     def __init__(self, name: str, inventory: Inventory, known_hosts: str | None, identity: list[str]) -> None:
         """Prepare the connection.
 
-        identity: files of private keys; none: the inventory's, and those of the agent.
+        known_hosts: a file; None: those that ssh knows. identity: files of private
+        keys; none: the inventory's, and those that ssh finds.
         Raises ConsoleError when known_hosts cannot be read.
         """
-        variables = inventory.variables(name)
         self.name = name
-        keys = identity or [variables[key] for key in ["ansible_ssh_private_key_file"] if key in variables]
-        self._connection = fabric.Connection(
-            variables.get("ansible_host", name),
-            user=variables.get("ansible_user"),
-            port=variables.get("ansible_port"),
-            connect_timeout=CONNECT_LIMIT,
-            connect_kwargs={
-                "key_filename": [str(Path(key).expanduser()) for key in keys],
-                "allow_agent": not identity,
-                "banner_timeout": CONNECT_LIMIT,
-                "auth_timeout": CONNECT_LIMIT,
-                "channel_timeout": CONNECT_LIMIT,
-            },
-        )
-        client = self._connection.client
-        try:
-            client.load_system_host_keys(known_hosts and str(Path(known_hosts).expanduser()))
-        except (OSError, paramiko.hostkeys.InvalidHostKey) as error:
-            raise ConsoleError(f"{known_hosts or 'known_hosts'} cannot be read: {error}") from error
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        self._inventory = inventory
+        self._keys = (known_hosts, identity)
+        if known_hosts:
+            try:
+                Path(known_hosts).expanduser().open("rb").close()
+            except OSError as error:
+                raise ConsoleError(f"{known_hosts} cannot be read: {error.strerror}") from error
 
-    def run(self, *words: str, user: str = "root", limit: int = COMMAND_LIMIT) -> str:
+    @cached_property
+    def _connection(self) -> Connection:
+        return Connection(self.name, self._inventory.access(self.name), *self._keys)
+
+    def run(self, *words: str, user: str = "root", limit: int = COMMAND_LIMIT, most: int = MOST_OUTPUT) -> str:
         """Run a command as a user, and return its output.
 
-        It is run by sudo, which must not ask for a password. limit: in seconds.
-        Raises ConsoleError, with the host's name, whatever goes wrong.
+        It is run by sudo, which must not ask for a password. limit: in seconds. most:
+        bytes. Raises ConsoleError, with the host's name, whatever goes wrong.
         """
         command = shlex.join(["sudo", "-n", "-H", "-u", user, "--", *words])
         try:
-            return str(self._connection.run(command, hide=True, in_stream=False, timeout=limit).stdout)
-        except UnexpectedExit as error:
-            errors = error.result.stderr.strip().splitlines() or [f"{words[0]} ended with {error.result.exited}"]
-            raise ConsoleError(f"{self.name}: {errors[-1]}") from error
-        except CommandTimedOut as error:
-            raise ConsoleError(f"{self.name}: {words[0]} took more than {limit} seconds") from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise ConsoleError(f"{self.name}: {error or type(error).__name__}") from error
+            completed = self._connection.run(command, limit, most)
+        except TimeoutError:
+            raise ConsoleError(f"{self.name}: {words[0]} took more than {limit} seconds") from None
+        except OverflowError:
+            raise NotUnderstood(self.name, f"{words[0]} has printed more than {most >> 10} KiB") from None
+        if completed.status != 0:
+            errors = completed.stderr.strip().splitlines() or [f"{words[0]} ended with {completed.status}"]
+            raise ConsoleError(f"{self.name}: {errors[-1]}")
+        return completed.stdout
 
     def close(self) -> None:
         """Close the connection; the next command opens another."""
-        self._connection.close()
+        if "_connection" in self.__dict__:
+            self._connection.close()
 
 
 class Standby(NamedTuple):
@@ -163,11 +103,13 @@ class Fleet:
         Raises ConsoleError.
         """
         self._inventory = Inventory(inventory)
-        self._access = (known_hosts or None, identity)
+        self._keys = (known_hosts or None, identity)
+        self._hosts: dict[str, Host] = {}
         wanted, _, self._barman_server = only.partition("/")
         names = [name for name in self._inventory.hosts("standbys") if wanted in ("", name)]
         if not names:
             raise ConsoleError(f"the inventory has no {wanted or 'host'} in the group standbys")
+        self._inventory.find_access(names)
         self.standbys = [self.host(name) for name in names]
 
     def host(self, name: str) -> Host:
@@ -177,7 +119,9 @@ class Fleet:
         """
         if name not in self._inventory.hosts("all"):
             raise ConsoleError(f"{name} is not in the inventory")
-        return Host(name, self._inventory, *self._access)
+        if name not in self._hosts:
+            self._hosts[name] = Host(name, self._inventory, *self._keys)
+        return self._hosts[name]
 
     def count_peers(self, cluster: Cluster) -> int:
         """Return how many standbys the inventory has for the same server of Barman.
@@ -192,7 +136,7 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in self.standbys:
+        for host in self._hosts.values():
             host.close()
 
     def clusters(self) -> list[Cluster]:
@@ -234,14 +178,24 @@ def read_clusters(host: Host, records: str, barman_server: str) -> list[Cluster]
     Raises ConsoleError.
     """
     try:
-        found = [Standby(**json.loads(line)) for line in records.splitlines()]
-    except (TypeError, ValueError) as error:
-        raise ConsoleError(
-            f"{host.name}: /etc/walbasin/*/standby.json cannot be read ({error}); deploy again"
-        ) from error
+        found = [_read_standby(line) for line in records.splitlines() if line.strip()]
+    except (IndexError, RecursionError, TypeError, ValueError) as error:
+        raise NotUnderstood(host.name, f"/etc/walbasin/*/standby.json ({error}); deploy again") from error
     name = "{0}" if len(found) == 1 else "{0}/{1}"
     wanted = [each for each in found if barman_server in ("", each.barman_server)]
     if not wanted:
         known = ", ".join(each.barman_server for each in found)
         raise ConsoleError(f"{host.name}: no cluster is {barman_server}, only {known}")
     return [Cluster(name.format(host.name, each.barman_server), host, each) for each in wanted]
+
+
+def _read_standby(line: str) -> Standby:
+    """Return one record. Raises IndexError, RecursionError, TypeError, ValueError."""
+    standby = Standby(**json.loads(line))
+    if not all(isinstance(value, str) for value in standby):
+        raise TypeError("a value is no text")
+    if not RESTORE_COMMAND.fullmatch(standby.restore_command):
+        raise ValueError("restore_command is not the role's")
+    int(standby.option("-p") or 0)
+    standby.option("-c"), standby.option("--ssh-config")
+    return standby

@@ -5,10 +5,13 @@ rule is written, a timer of systemd is started that removes it, so that nobody h
 there. A reboot removes the rule too.
 """
 
+import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .hosts import Cluster, ConsoleError, Host
+from .hosts import Cluster, Host
+from .text import ConsoleError, NotUnderstood
 
 UNIT = "walbasin-drill"
 TABLE = "inet walbasin_drill"
@@ -34,7 +37,8 @@ systemctl stop {UNIT}.timer {UNIT}.service 2>/dev/null
 systemctl reset-failed {UNIT}.service 2>/dev/null
 exit 0
 """
-RESOLVE = """for name in "$@"; do getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed "s/$/ $name/"; done"""
+# A host's name or address. Whatever else a standby calls its primary is refused.
+HOST_NAME = re.compile(r"[A-Za-z0-9_.:%-]+")
 
 
 def rules(addresses: list[tuple[str, int]], user: str) -> str:
@@ -78,12 +82,30 @@ def _resolve(cluster: Cluster, primaries: list[tuple[str, int]]) -> list[tuple[s
 
     Raises ConsoleError when no address is known.
     """
-    names = sorted({name for name, _ in primaries})
-    resolved = [line.split(" ", 1) for line in cluster.host.run("sh", "-c", RESOLVE, "sh", *names).splitlines()]
-    addresses = [(address, port) for address, name in resolved for wanted, port in primaries if name == wanted]
+    host = cluster.host
+    found = {(address, port) for name, port in primaries for address in _addresses(host, name)}
+    addresses = sorted(found)
     if not addresses:
         raise ConsoleError(f"{cluster.name}: no address is known of {', '.join(name for name, _ in primaries)}")
     return addresses
+
+
+def _addresses(host: Host, name: str) -> set[str]:
+    """Return the addresses of a name, as a host resolves it; none, if it cannot.
+
+    Raises ConsoleError.
+    """
+    if not HOST_NAME.fullmatch(name):
+        raise NotUnderstood(host.name, f"it streams from a host called {name!r}")
+    # Its status is that of `true`: a name that is not known is no error here.
+    output = host.run("sh", "-c", 'getent ahosts -- "$1"; true', "sh", name)
+    try:
+        # What follows a % is an interface, which nft does not take.
+        return {
+            str(ipaddress.ip_address(line.split()[0].partition("%")[0])) for line in output.splitlines() if line.strip()
+        }
+    except ValueError as error:
+        raise NotUnderstood(host.name, f"getent ahosts {name}: {error}") from error
 
 
 def _is_healed(host: Host, is_made: bool, tell: Callable[[str], None]) -> bool:

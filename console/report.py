@@ -8,8 +8,11 @@ from typing import NamedTuple
 import jinja2
 
 from .drill import Evidence, Sample
+from .text import printable
 
 TEMPLATE = Path(__file__).parents[1] / "templates"
+# Characters of one value in the page: the points of a line are many.
+MOST = 1 << 20
 # Pixels. The right and the top leave room for half a dot.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 6, 10, 24
 
@@ -89,7 +92,11 @@ def lsn(position: int) -> str:
 def html(evidence: Evidence) -> str:
     """Return the page."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: printable(value, MOST) if isinstance(value, str) else value,
     )
     scale = Scale(evidence.samples)
     template = environment.get_template("drill.html.j2")

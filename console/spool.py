@@ -1,5 +1,6 @@
 """Empty the spool of a standby."""
 
+from .answers import parse_count
 from .hosts import Cluster
 
 # Remove segments and nothing else: the prefetch process keeps its own files in the same
@@ -18,4 +19,5 @@ def purge(cluster: Cluster) -> int:
     """
     standby = cluster.standby
     names = [name.replace(":", "%3a") for name in (standby.barman_host, standby.barman_server)]
-    return int(cluster.host.run("sh", "-c", SCRIPT, "sh", standby.spool_dir, *names, user=standby.postgres_user))
+    output = cluster.host.run("sh", "-c", SCRIPT, "sh", standby.spool_dir, *names, user=standby.postgres_user)
+    return parse_count(cluster.host.name, output)

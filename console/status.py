@@ -1,13 +1,14 @@
 """Find out the status of each standby: two snapshots, a moment apart, make one row."""
 
-import json
-import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional
 
-from .hosts import Cluster, ConsoleError, Fleet, Standby
+from .answers import SEGMENT, parse_snapshot
+from .hosts import RESTORE_COMMAND, Cluster, Fleet, Host, Standby
+from .ssh import HostKeyUnknown
+from .text import ConsoleError, duration
 
 QUERY = """
 SELECT json_build_object(
@@ -37,7 +38,9 @@ TAKE_SNAPSHOT = f"""{FIND_POSTGRES}
 {PSQL} -c "$2" || exit
 eval "$3"
 """
-STREAMING, RESTORING, PRIMARY, DOWN = "streaming", "restoring", "primary", "down"
+STREAMING, RESTORING, PRIMARY = "streaming", "restoring", "primary"
+# Of a standby that could not be asked: it did not answer, or it is not known as itself.
+DOWN, UNKNOWN = "down", "unknown"
 # A part of the time. When PostgreSQL waits longer for WAL, fetching is the slower side.
 WAITING_SHARE = 0.5
 # Seconds. A test that is older is a problem: the timer tests every hour.
@@ -48,7 +51,9 @@ PEEK_INTERVAL = 5.0
 MOST_PEEKED = 1024
 # How often the gate is asked for more of them, for one snapshot.
 MOST_PEEKS = 8
-SEGMENT = re.compile(r"[0-9A-F]{24}")
+# Bytes that psql may print, and Barman for one list of segments.
+MOST_PRINTED = 8 << 10
+MOST_LISTED = 1 << 20
 
 
 class Archive(NamedTuple):
@@ -117,12 +122,7 @@ def take_snapshot(cluster: Cluster, before: Optional[Snapshot] = None) -> Snapsh
     status_command = command_with_option(standby.restore_command, "--status --json")
     command = ("sh", "-c", TAKE_SNAPSHOT, "sh", standby.data_directory, QUERY, status_command)
     output = cluster.host.run(*command, user=standby.postgres_user)
-    try:
-        postgres, fetcher = map(json.loads, output.splitlines()[-2:])
-    except ValueError as error:
-        raise ConsoleError(
-            f"{cluster.name}: neither PostgreSQL nor barman-wal-restore answers: {output[:200]}"
-        ) from error
+    postgres, fetcher = parse_snapshot(cluster.host.name, output)
     now = Snapshot(time.monotonic(), postgres, fetcher, before.archive if before else NEVER_ASKED)
     if postgres["is_recovering"] and now.moment - now.archive.moment >= PEEK_INTERVAL:
         return now._replace(archive=_ask_barman(cluster, now))
@@ -167,7 +167,7 @@ def _peek(cluster: Cluster, segment: str) -> list[str]:
     get_wal = ["barman", *(["--config", config] if config else []), "get-wal", "--peek", str(MOST_PEEKED)]
     remote_command = shlex.join([*get_wal, standby.barman_server, segment])
     ssh = ("ssh", "-F", standby.option("--ssh-config"), "-T", standby.barman_host, remote_command)
-    output = cluster.host.run(*ssh, user=standby.postgres_user)
+    output = cluster.host.run(*ssh, user=standby.postgres_user, most=MOST_LISTED)
     # Pick out the segments: a login message may come before them.
     return [word for word in output.split() if SEGMENT.fullmatch(word)]
 
@@ -179,7 +179,7 @@ def psql(cluster: Cluster, script: str) -> str:
     """
     shell = f"{FIND_POSTGRES}\nprintf '%s\\n' \"$2\" | {PSQL}"
     command = ("sh", "-c", shell, "sh", cluster.standby.data_directory, script)
-    return cluster.host.run(*command, user=cluster.standby.postgres_user).strip()
+    return cluster.host.run(*command, user=cluster.standby.postgres_user, most=MOST_PRINTED).strip()
 
 
 def first_snapshots(fleet: Fleet) -> Snapshots:
@@ -201,7 +201,7 @@ def rows(fleet: Fleet, snapshots: Snapshots, interval: float) -> list[Row]:
         try:
             found += [_row_of(cluster, snapshots) for cluster in fleet.clusters_on(host)]
         except ConsoleError as error:
-            found.append(_row_down(host.name, "", host.name, error))
+            found.append(_row_unasked(host.name, "", host, error))
     return found
 
 
@@ -211,16 +211,17 @@ def _row_of(cluster: Cluster, snapshots: Snapshots) -> Row:
         after = snapshots[cluster.name] = take_snapshot(cluster, before)
         return row(cluster.name, cluster.standby, before or after, after)
     except ConsoleError as error:
-        return _row_down(cluster.name, cluster.standby.barman_server, cluster.host.name, error)
+        return _row_unasked(cluster.name, cluster.standby.barman_server, cluster.host, error)
 
 
-def _row_down(name: str, barman_server: str, host: str, error: ConsoleError) -> Row:
-    return Row(name, barman_server, DOWN, problems=(str(error).removeprefix(f"{host}: "),))
+def _row_unasked(name: str, barman_server: str, host: Host, error: ConsoleError) -> Row:
+    role = UNKNOWN if isinstance(error, HostKeyUnknown) else DOWN
+    return Row(name, barman_server, role, problems=(str(error).removeprefix(f"{host.name}: "),))
 
 
 def command_with_option(restore_command: str, option: str) -> str:
     """Return restore_command with an option that fetches no file, -t or --status."""
-    return re.sub(r'^(\S+) (.*) %f "%p"$', rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
+    return RESTORE_COMMAND.sub(rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
 
 
 def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
@@ -240,7 +241,6 @@ def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
     prefetched = len(after.fetcher["spool"]) - len(before.fetcher["spool"])
     fetched = counters["bytes"] - earlier["bytes"] + prefetched * postgres["segment_size"]
     is_moving = is_restoring and replay_rate > 0
-    tested = after.fetcher["test"]["time"]
     return Row(
         standby=name,
         server=standby.barman_server,
@@ -253,7 +253,7 @@ def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
         replay_rate=replay_rate if is_restoring else None,
         bottleneck=_bottleneck((counters["waited"] - earlier["waited"]) / seconds) if is_moving and is_counted else "",
         eta=lag / replay_rate if is_moving and lag is not None else None,
-        test_age=postgres["now"] - tested if tested else None,
+        test_age=_test_age(after),
         problems=tuple(problems(standby, after)),
         notes=tuple(_notes(after)),
     )
@@ -313,17 +313,25 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
     gap = now.fetcher.get("gap")
     if gap:
         yield f"the archive has a gap: it holds {gap['later']}, but not {gap['missing']}, which comes next here"
-    test = now.fetcher["test"]
-    if not test["time"]:
+    test, age = now.fetcher["test"], _test_age(now)
+    if age is None:
         yield "the way to Barman was never tested"
-    elif test["error"]:
-        yield f"the last test failed: {test['error']}"
-    elif now.postgres["now"] - test["time"] > STALE_TEST:
-        yield "the way to Barman was not tested for hours"
+    elif test["error"] and not test.get("is_disproved"):
+        yield f"the last test failed: {test['error']} ({duration(age)} ago)"
+    elif age > STALE_TEST:
+        yield f"the way to Barman was not tested for hours: the last time {duration(age)} ago"
+
+
+def _test_age(now: Snapshot) -> Optional[float]:
+    """Return the age of the last test, in seconds."""
+    tested = now.fetcher["test"]["time"]
+    return max(0.0, float(now.postgres["now"] - tested)) if tested else None
 
 
 def _notes(now: Snapshot) -> Iterator[str]:
-    test = now.fetcher["test"]
+    test, age = now.fetcher["test"], _test_age(now)
+    if age is not None and test["error"] and test.get("is_disproved"):
+        yield f"its last test failed {duration(age)} ago, but a segment was restored since: {test['error']}"
     if test.get("unasked") and not test["error"]:
         yield f"its last test could not ask PostgreSQL which restore_command it uses: {test['unasked']}"
     if test["time"] and not test["error"] and not test["gate"]:

@@ -7,7 +7,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .status import DOWN, PRIMARY, RESTORING, STREAMING, Row
+from .status import DOWN, PRIMARY, RESTORING, STREAMING, UNKNOWN, Row
+from .text import duration, printable
 
 # Columns and their widths, in characters. Of 80 they leave ten to a line of the name.
 WIDTHS = {
@@ -21,7 +22,7 @@ WIDTHS = {
     "slower\nside": 6,
     "caught\nup in": 6,
 }
-STYLES = {STREAMING: "green", RESTORING: "yellow", PRIMARY: "red", DOWN: "red"}
+STYLES = {STREAMING: "green", RESTORING: "yellow", PRIMARY: "red", DOWN: "red", UNKNOWN: "red"}
 # Characters.
 BAR_WIDTH = 40
 
@@ -36,13 +37,18 @@ def table(rows: list[Row], starts: dict[str, int] | None = None) -> RenderableTy
     for name, width in WIDTHS.items():
         shown.add_column(name, no_wrap=True, min_width=width)
     for row in rows:
-        shown.add_row(row.standby, Text(row.role, STYLES[row.role]), *_cells(row))
+        shown.add_row(_line(row.standby), Text(row.role, STYLES[row.role]), *_cells(row))
     lines: list[RenderableType] = [shown]
     if starts:
         lines.append(bars(rows, starts))
-    lines += [Text(f"{row.standby}: {problem}", "red") for row in rows for problem in row.problems]
-    lines += [Text(f"{row.standby}: {note}", "yellow") for row in rows for note in row.notes]
+    lines += [_line(f"{row.standby}: {problem}", "red") for row in rows for problem in row.problems]
+    lines += [_line(f"{row.standby}: {note}", "yellow") for row in rows for note in row.notes]
     return Group(*lines)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Return a host's words as they are: in a plain string, rich would find markup."""
+    return Text(printable(text), style)
 
 
 def _cells(row: Row) -> list[str]:
@@ -76,7 +82,7 @@ def bars(rows: list[Row], starts: dict[str, int]) -> RenderableType:
             start = starts[row.standby]
             done = max(0, start - (row.lag_bytes or 0))
             progress = ProgressBar(total=max(start, 1), completed=done, width=BAR_WIDTH, complete_style="green")
-            shown.add_row(row.standby, progress, row.last_restored)
+            shown.add_row(_line(row.standby), progress, _line(row.last_restored))
     return shown
 
 
@@ -90,14 +96,3 @@ def size(amount: Optional[float]) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{amount:.1f} {unit}" if amount < 9.95 and unit != "B" else f"{amount:.0f} {unit}"
-
-
-def duration(seconds: Optional[float]) -> str:
-    """Return seconds as seconds, minutes or hours, in seven characters or so."""
-    if seconds is None:
-        return "-"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"

@@ -28,8 +28,10 @@ def test_selftest(chris: Standby, angus: Primary, stuck: str, barman: BarmanHost
     call = chris.fetch("test", "-t", host=host, server=stuck)
     assert call.status == 2
     assert f"has a gap: it holds {later}, but not {missing}" in call.stderr
-    found = json.loads(chris.fetch("test", "--status", "--json", host=host, server=stuck).stdout)["gap"]
+    told = json.loads(chris.fetch("test", "--status", "--json", host=host, server=stuck).stdout)
+    found = told["gap"]
     assert (found["missing"], found["later"], found["newest"]) == (missing, later, newest)
+    assert told["test"]["is_lasting"] is False, "the gap itself is told as long as it is ahead"
     barman.put(stuck, missing, barman.file("angus", missing).read_bytes())
     call = chris.fetch("test", "-t", host=host, server=stuck)
     assert (call.status, call.stderr) == (0, "")

@@ -113,6 +113,7 @@ def test_selftest_of_running_server(
     assert words in call.stdout + call.stderr
     seen = json.loads(chris.fetch("test", "--status", "--json", host="gate", cwd=server.data).stdout)["test"]
     assert (bool(seen["error"]), bool(seen["unasked"])) == (status == 2, status == 1)
+    assert seen["is_lasting"] == (status == 2), "a segment that is restored by hand does not disprove it"
 
 
 @pytest.fixture

@@ -96,6 +96,21 @@ def test_last_test(served: Standby, angus: Primary) -> None:
     assert "refused" in status(served)["test"]["error"]
 
 
+def test_failed_test_before_a_restored_segment(served: Standby, angus: Primary) -> None:
+    """Show no failed test when WAL comes again, although nobody has repeated it."""
+    name = angus.segments[2]
+    assert served.fetch(name, "-t", host="gate", ssh_config="unplugged").status == 2
+    failed = status(served)["test"]
+    assert (failed["is_lasting"], failed["is_disproved"]) == (False, False)
+    assert served.fetch(name, "-p", "3", host="gate").status == 0
+    wait_until(lambda: counter(served, "restored") == 1, "the counters")
+    assert status(served)["test"] == {**failed, "is_disproved": True}
+    assert (
+        'walbasin_test_success{barman="gate",server="angus"} 1'
+        in served.fetch("any", "--status", "--prometheus", host="gate").stdout
+    )
+
+
 def test_last_test_without_gate(served: Standby, angus: Primary) -> None:
     assert served.fetch(angus.segments[2], "-t", host="stock").status == 0
     assert status(served, host="stock")["test"]["gate"] == ""

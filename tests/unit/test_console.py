@@ -1,15 +1,23 @@
 import io
 import json
 import re
+import shlex
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from console import drill, partition, report, status, table
+from console.answers import parse_count, parse_snapshot
 from console.drill import Evidence, Phase, Sample
-from console.hosts import ConsoleError, Host, Inventory, Standby, read_clusters
+from console.hosts import Cluster, Host, Standby, read_clusters
+from console.inventory import Inventory
+from console.ssh import login_error
 from console.status import Archive, Row, Snapshot
+from console.text import ConsoleError, NotUnderstood, duration, printable
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -35,6 +43,8 @@ def snapshot(
     return Snapshot(
         moment,
         {
+            "version": "15.1",
+            "timeline": 1,
             "is_recovering": True,
             "replayed": 0,
             "replayed_at": NOW - 60,
@@ -46,7 +56,7 @@ def snapshot(
             **postgres,
         },
         {
-            "counters": {"bytes": 0, "waited": 0.0, "last_segment": "", **counters},
+            "counters": {"restored": 0, "bytes": 0, "waited": 0.0, "last_segment": "", **counters},
             "spool": [],
             "free_segments": 40,
             "test": {"time": NOW - 600, "seconds": 0.5, "error": "", "gate": "1"},
@@ -126,9 +136,13 @@ def test_row_of_a_primary() -> None:
         (
             {},
             {"test": {"time": NOW, "seconds": 0, "error": "Permission denied", "gate": ""}},
-            "failed: Permission denied",
+            "failed: Permission denied (0 s ago)",
         ),
-        ({}, {"test": {"time": NOW - 4 * 3600, "seconds": 0, "error": "", "gate": "1"}}, "not tested for hours"),
+        (
+            {},
+            {"test": {"time": NOW - 4 * 3600, "seconds": 0, "error": "", "gate": "1"}},
+            "not tested for hours: the last time 4 h ago",
+        ),
         ({}, {"gap": {"missing": "A", "later": "B", "newest": ""}}, "it holds B, but not A"),
         ({}, {"archive": Archive(2, None, "Permission denied")}, "Barman does not answer it: Permission denied"),
     ],
@@ -143,6 +157,10 @@ def test_problems(postgres: dict[str, Any], fetcher: dict[str, Any], words: str)
     [
         ({"test": {"time": NOW, "seconds": 0, "error": "", "gate": ""}}, "no gate answered"),
         ({"free_segments": 0}, "no room"),
+        (
+            {"test": {"time": NOW - 600, "error": "no route", "gate": "1", "is_disproved": True}},
+            "its last test failed 10 min ago, but a segment was restored since: no route",
+        ),
     ],
 )
 def test_notes(fetcher: dict[str, Any], words: str) -> None:
@@ -213,7 +231,7 @@ def test_size(amount: float, text: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (119, "119 s"), (120, "2 min"), (7200, "2 h")])
 def test_duration(seconds: float, text: str) -> None:
-    assert table.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def shown(rows: list[Row], starts: "dict[str, int] | None" = None) -> str:
@@ -294,18 +312,33 @@ def test_inventory_hosts_and_variables(tmp_path: Any) -> None:
     assert inventory.variables("chris") == {"ansible_host": "192.0.2.3"}
 
 
+def test_access_of_inventory(tmp_path: Any) -> None:
+    """Resolve what a playbook would: templates, and nothing where nothing is set."""
+    file = tmp_path / "inventory.yml"
+    file.write_text(
+        "standbys:\n  hosts:\n    chris:\n"
+        "    dora: {ansible_ssh_port: 2222, ansible_user: '{{ who }}', who: dba, "
+        "ansible_ssh_common_args: '-J {{ inventory_dir }}'}\n"
+        "    emil: {ansible_host: '{{ nowhere }}'}\n"
+    )
+    inventory = Inventory([str(file)])
+    inventory.find_access(["chris", "dora", "emil"])
+    assert inventory.access("chris")[:4] == ("chris", "", "", "")
+    dora = inventory.access("dora")
+    assert (dora.host, dora.port, dora.remote_user, dora.ssh_common_args) == ("dora", "2222", "dba", f"-J {tmp_path}")
+    with pytest.raises(ConsoleError, match=r"^emil: Ansible does not know how to reach it: .*'nowhere' is undefined"):
+        inventory.access("emil")
+
+
 def test_inventory_unreadable(tmp_path: Any) -> None:
     (tmp_path / "inventory.yml").write_text("standbys: [")
     with pytest.raises(ConsoleError, match="does not know the hosts"):
         Inventory([str(tmp_path / "inventory.yml")])
 
 
-@pytest.mark.parametrize("text", [None, "angus ssh-rsa A\n"])
-def test_known_hosts_unreadable(tmp_path: Any, text: "str | None") -> None:
-    if text is not None:
-        (tmp_path / "known").write_text(text)
+def test_known_hosts_unreadable(tmp_path: Any) -> None:
     (tmp_path / "inventory.yml").write_text("standbys: {hosts: {chris: }}\n")
-    with pytest.raises(ConsoleError, match="known cannot be read"):
+    with pytest.raises(ConsoleError, match="known cannot be read: No such file"):
         Host("chris", Inventory([str(tmp_path / "inventory.yml")]), str(tmp_path / "known"), [])
 
 
@@ -325,7 +358,19 @@ def test_names_of_several_clusters_on_a_host(tmp_path: Any) -> None:
         read_clusters(host, "\n".join(lines), "emil")
 
 
-@pytest.mark.parametrize("records", ["{", '{"barman_host": "barman"}', "[]"])
+@pytest.mark.parametrize(
+    "records",
+    [
+        "{",
+        '{"barman_host": "barman"}',
+        "[]",
+        "[" * 100_000,
+        json.dumps({**CHRIS._asdict(), "spool_dir": 3}),
+        json.dumps({**CHRIS._asdict(), "restore_command": "cp %f %p"}),
+        json.dumps({**CHRIS._asdict(), "restore_command": """barman-wal-restore -p x barman angus %f "%p\""""}),
+        json.dumps({**CHRIS._asdict(), "restore_command": """barman-wal-restore ' barman angus %f "%p\""""}),
+    ],
+)
 def test_standby_json_unreadable(tmp_path: Any, records: str) -> None:
     with pytest.raises(ConsoleError, match="deploy again"):
         read_clusters(a_host(tmp_path), records, "")
@@ -398,6 +443,12 @@ def test_drill_refusals(postgres: dict[str, Any], fetcher: dict[str, Any], chang
     assert words in reason
 
 
+@pytest.mark.parametrize("text", ["host=angus port=x", "host=angus port=0", "host=a,b,c port=1,2", "host=a port=65536"])
+def test_primaries_not_understood(text: str) -> None:
+    with pytest.raises(ConsoleError, match="not understood: it streams from port"):
+        drill.primaries(drill.parse_conninfo(text))
+
+
 def test_partition_rules() -> None:
     text = partition.rules([("192.0.2.1", 5432), ("2001:db8::1", 5433)], "postgres")
     assert 'ip daddr 192.0.2.1 tcp dport 5432 meta skuid "postgres" reject with tcp reset' in text
@@ -455,3 +506,169 @@ def test_report_points_inside_the_picture() -> None:
             x, y = map(float, point.split(","))
             assert report.LEFT <= x <= report.WIDTH
             assert 0 <= y <= report.HEIGHT - report.BOTTOM
+
+
+class Answering(Host):
+    """Answer what a test has prepared, with the command's own status."""
+
+    def __init__(self, answers: "dict[str, str]") -> None:
+        self.name = "chris"
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def run(self, *words: str, **_: Any) -> str:
+        self.asked.append(shlex.join(words))
+        return next(answer for word, answer in self.answers.items() if word in self.asked[-1])
+
+
+RECORD = json.dumps(CHRIS._asdict())
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b2J\u202e\u2066\u200f\u2028\x85\r\n\x00\x7f\ud800[/][link=http://x]:smile:"
+FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff]")
+
+
+def rows_of(answer: str) -> list[Row]:
+    """Return the rows of two standbys, of which the first gives this answer."""
+    well = snapshot(0, {}, {})
+    hosts = [
+        Answering({"standby.json": RECORD, "--status": text, "get-wal": ""})
+        for text in (answer, f"{json.dumps(well.postgres)}\n{json.dumps(well.fetcher)}\n")
+    ]
+    hosts[1].name = "dora"
+    fleet = SimpleNamespace(standbys=hosts, clusters_on=lambda host: read_clusters(host, RECORD, ""))
+    snapshots: dict[str, Snapshot] = {}
+    for _ in range(2):
+        found = status.rows(fleet, snapshots, 0)  # type: ignore[arg-type]
+    return found
+
+
+def mutated(draw: Any, value: Any) -> Any:
+    """Return an answer with one value, somewhere in it, that is another."""
+    junk = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.sampled_from(
+            [HOSTILE, "x" * 5000, "FFFFFFFF" * 3, 1 << 64, 10**400, -1, [], {}, [[]], "000000010000000000000001"]
+        ),
+        st.recursive(st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5),
+    )
+    if not isinstance(value, dict) or not value or draw(st.integers(0, 4)) == 0:
+        return draw(junk)
+    name = draw(st.sampled_from(sorted(value)))
+    changed = dict(value)
+    if draw(st.integers(0, 3)) == 0:
+        del changed[name]
+    else:
+        changed[name] = mutated(draw, value[name])
+    return changed
+
+
+@st.composite
+def answers(draw: Any) -> str:
+    postgres = draw(st.sampled_from([{}, WELL, {"is_recovering": False, "replayed": None}]))
+    gap = draw(st.sampled_from([None, {"missing": "A", "later": "B", "newest": "000000010000000000000009"}]))
+    well = snapshot(0, postgres, {}, gap=gap)
+    lines = [well.postgres, well.fetcher]
+    for number in draw(st.sampled_from([[0], [1], [0, 1]])):
+        lines[number] = mutated(draw, lines[number])
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+@given(answers() | st.text() | st.sampled_from(["", HOSTILE, "[]\n[]", "[" * 100_000, "{}\n{}", "1e999\n1e999"]))
+@settings(max_examples=300)
+def test_any_answer_costs_its_own_row(answer: str) -> None:
+    chris, dora = rows_of(answer)
+    assert (chris.standby, dora.standby, dora.role, dora.problems) == ("chris", "dora", "restoring", ())
+    if chris.role == "down":
+        assert chris.problems[0].startswith("not understood: ")
+    json.dumps(chris._asdict(), allow_nan=False)
+    text = shown([chris, dora], {"chris": 1, "dora": 1})
+    assert FORBIDDEN.search(text) is None
+    assert len(text) < 20_000
+
+
+@given(answers())
+@settings(max_examples=100)
+def test_any_answer_in_a_drill(answer: str) -> None:
+    around = drill.Surroundings(2, "", "chris", [("angus", 5432)], "")
+    try:
+        postgres, fetcher = parse_snapshot("chris", answer)
+    except NotUnderstood:
+        return
+    for reason in drill.refusals(CHRIS, Snapshot(0, postgres, fetcher), around):
+        assert isinstance(reason, str)
+
+
+@given(st.text())
+def test_printable(text: str) -> None:
+    shown_text = printable(text)
+    assert FORBIDDEN.search(shown_text) is None
+    assert "\n" not in shown_text
+    assert printable(shown_text) == shown_text
+
+
+def test_errors_are_printable() -> None:
+    assert FORBIDDEN.search(str(ConsoleError(HOSTILE))) is None
+    assert len(str(ConsoleError("x" * 10_000))) == 1000
+
+
+def test_table_takes_no_markup() -> None:
+    text = shown([BUSY._replace(standby="[red]x[/]", problems=(HOSTILE,), last_restored="[/]")], {"[red]x[/]": 1 << 40})
+    assert "[link=http://x]:smile:" in text.replace("\n", "")
+    assert "[red]x[/]" in text
+    assert FORBIDDEN.search(text) is None
+
+
+def test_report_of_hostile_standby() -> None:
+    evidence = evidence_of_a_drill()._replace(standby=HOSTILE, restore_command=HOSTILE, segments=[HOSTILE])
+    assert FORBIDDEN.search(report.html(evidence)) is None
+
+
+@pytest.mark.parametrize("name", ["x/;1e id>/tmp/proof;#.localhost", "a b", "$(id)", "", "ä", "a\n"])
+def test_strange_name_of_a_primary(name: str) -> None:
+    cluster = Cluster("chris", Answering({"": ""}), CHRIS)
+    with pytest.raises(NotUnderstood, match="chris: not understood: it streams from a host called"):  # noqa: SIM117
+        with partition.partition(cluster, [(name, 5432)], 30, print):
+            raise AssertionError
+    assert cluster.host.asked == [], "nothing was run"  # type: ignore[attr-defined]
+
+
+def test_strange_address_of_a_primary() -> None:
+    host = Answering({"getent": '192.0.2.1 STREAM angus\n1}; add rule x "y" STREAM angus\n'})
+    with pytest.raises(NotUnderstood, match="not understood: getent ahosts angus"):  # noqa: SIM117
+        with partition.partition(Cluster("chris", host, CHRIS), [("angus", 5432)], 30, print):
+            raise AssertionError
+    assert len(host.asked) == 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1e5", "٣", "9" * 5000, "1\n2"])
+def test_number_not_understood(text: str) -> None:
+    with pytest.raises(NotUnderstood, match="instead of a number"):
+        parse_count("chris", text)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "error"),
+    [
+        ("", "chris: ssh ended without a word"),
+        (
+            "banner\nssh: connect to host x port 22: Connection refused\n",
+            "chris: ssh: connect to host x port 22: Connection refused",
+        ),
+        (
+            "No ED25519 host key is known for x and you have requested strict checking.\n"
+            "Host key verification failed.\n",
+            "chris: host key not known: No ED25519 host key is known for x and you have requested strict checking. "
+            "Put it into known_hosts, or name a file that has it with --known-hosts",
+        ),
+        (
+            "@@@\nHost key for x has changed and you have requested strict checking.\nHost key verification failed.\n",
+            "chris: host key not known: Host key for x has changed and you have requested strict checking. "
+            "Find out why, before you change known_hosts",
+        ),
+    ],
+)
+def test_login_errors(stderr: str, error: str) -> None:
+    assert str(login_error("chris", stderr)) == error

@@ -11,9 +11,10 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import absence, status
+from walbasin.fetcher import absence, gap, status
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import log
+from walbasin.fetcher.status import LastTest
 from walbasin.local import data_directory, running_server
 from walbasin.local.running_server import NotAsked
 from walbasin.remote import archive, gate_fetch, ssh
@@ -43,6 +44,10 @@ class StepFailed(Exception):
     """Say which step failed, and why."""
 
 
+class LastingFailure(StepFailed):
+    """Say what a segment that is restored later does not disprove."""
+
+
 def run(call: Call) -> int:
     """Return 0 when all is well; 2 after a line on stderr that names the cause.
 
@@ -50,6 +55,7 @@ def run(call: Call) -> int:
     """
     started = time.time()
     error = gate = unasked = ""
+    is_lasting = False
     try:
         server = _test_server(call)
         gate = server.gate
@@ -60,7 +66,8 @@ def run(call: Call) -> int:
     except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
         error = str(failure) or type(failure).__name__
         log(f"test failed: {error}")
-    status.save_test(call, started, error, gate, unasked)
+        is_lasting = isinstance(failure, LastingFailure)
+    status.save_test(call, LastTest(started, time.time() - started, error, gate, unasked, is_lasting))
     return 2 if error else 1 if unasked else 0
 
 
@@ -187,10 +194,13 @@ def _test_archive(call: Call) -> None:
     """Look whether the archive has all that this standby will want."""
     if call.cluster is None:
         return
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     error = absence.explain_end(call)
     if error:
-        raise StepFailed(f"the archive of {call.options.server_name} {error}")
+        # Whether the standby has passed a gap since, the status knows by itself.
+        found = gap.load(call.spool) if call.spool else gap.Gap()
+        kind = StepFailed if found.missing and found.time >= began else LastingFailure
+        raise kind(f"the archive of {call.options.server_name} {error}")
     _print_step("archive", time.monotonic() - started, "no gap from here to its end")
 
 
@@ -211,7 +221,7 @@ def _test_setting(call: Call) -> str:
     if effective is not None:
         error = running_server.explain_command(effective, call.options.server_name) or error
     if error:
-        raise StepFailed(f"the server in {call.cluster.path} would not recover from Barman: {error}")
+        raise LastingFailure(f"the server in {call.cluster.path} would not recover from Barman: {error}")
     if effective is not None:
         _print_step("setting", time.monotonic() - started, "the running server uses barman-wal-restore for this server")
     return ""

@@ -24,7 +24,8 @@ class LastTest(NamedTuple):
 
     time: seconds since 1970, 0 when it never ran. seconds: how long it took. gate: its
     version; empty when none has answered. unasked: why the server could not be asked
-    which restore_command it uses.
+    which restore_command it uses. is_lasting: the error is one that a segment that is
+    restored later does not disprove.
     """
 
     time: float = 0.0
@@ -32,6 +33,7 @@ class LastTest(NamedTuple):
     error: str = ""
     gate: str = ""
     unasked: str = ""
+    is_lasting: bool = False
 
 
 class Status(NamedTuple):
@@ -52,10 +54,9 @@ class Status(NamedTuple):
     gap: Gap
 
 
-def save_test(call: Call, started: float, error: str, gate: str, unasked: str) -> None:
-    """Keep how a test ended that began at `started` (seconds since 1970)."""
+def save_test(call: Call, test: LastTest) -> None:
+    """Keep how a test has ended."""
     if call.spool is not None:
-        test = LastTest(started, time.time() - started, error, gate, unasked)
         call.spool.save_text(TEST, json.dumps(test._asdict()))
 
 
@@ -65,6 +66,14 @@ def parse_test(text: str) -> LastTest:
     values = [known.get(name) for name in LastTest._fields]
     is_whole = all(isinstance(value, type(default)) for value, default in zip(values, LastTest()))
     return LastTest(*values) if is_whole else LastTest()  # type: ignore[arg-type]
+
+
+def is_disproved(test: LastTest, done: Counters) -> bool:
+    """Return whether the test has failed, but a segment was restored after its end.
+
+    Then the way to Barman works again, although nobody has repeated the test.
+    """
+    return bool(test.error) and not test.is_lasting and done.last_restored > test.time + test.seconds
 
 
 def run(call: Call) -> int:
@@ -96,7 +105,8 @@ def run(call: Call) -> int:
 
 def as_json(status: Status, _now: float) -> str:
     """Return one JSON object, in one line."""
-    found = {"counters": status.counters.__dict__, "test": status.test._asdict(), "gap": None}
+    test = {**status.test._asdict(), "is_disproved": is_disproved(status.test, status.counters)}
+    found = {"counters": status.counters.__dict__, "test": test, "gap": None}
     if status.gap.missing:
         found["gap"] = status.gap._asdict()
     return json.dumps({**status._asdict(), **found})
@@ -133,7 +143,10 @@ def plain(status: Status, now: float) -> str:
         ("process", "at work" if status.is_running else "none: nothing was wanted for a minute"),
         (
             "test",
-            f"{_outcome(test)}, {_ago(test.time, now)}, in {test.seconds:.1f} s" if test.time else "never run",
+            f"{_outcome(test)}, {_ago(test.time, now)}, in {test.seconds:.1f} s"
+            f"{'; a segment was restored since' if is_disproved(test, done) else ''}"
+            if test.time
+            else "never run",
         ),
     ]
     title = f"{status.server} from {status.barman_host}"
@@ -157,6 +170,7 @@ def _ago(moment: float, now: float) -> str:
 def prometheus(status: Status, _now: float) -> str:
     """Return the text format that a node exporter's textfile collector reads."""
     done, test = status.counters, status.test
+    is_well = test.time > 0 and (not test.error or is_disproved(test, done))
     labels = f'barman="{_escaped(status.barman_host)}",server="{_escaped(status.server)}"'
     metrics: List[Tuple[str, str, str, object]] = [
         ("restored_segments_total", "counter", "Segments delivered to PostgreSQL.", done.restored),
@@ -172,7 +186,7 @@ def prometheus(status: Status, _now: float) -> str:
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
         ("test_unasked", "gauge", "1 when it could not ask the server what it uses.", int(bool(test.unasked))),
-        ("test_success", "gauge", "1 when it ended well.", int(test.time > 0 and not test.error)),
+        ("test_success", "gauge", "1 when it ended well, or a segment was restored since.", int(is_well)),
     ]
     lines = [_metric(name, kind, text, [(labels, value)]) for name, kind, text, value in metrics]
     errors = [(f'{labels},kind="{kind}"', count) for kind, count in done.errors.items()]

@@ -92,7 +92,7 @@ def test_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
     assert found["counters"]["restored"] == 1
     assert found["counters"]["errors"]["unknown"] == 1
-    assert found["test"] == {"time": NOW - 7200, "seconds": 0.5, "error": "", "gate": "1.0", "unasked": ""}
+    assert found["test"] == {**LastTest(NOW - 7200, 0.5, "", "1.0")._asdict(), "is_disproved": False}
     assert found["spool"] == [ONE, TWO]
 
 
@@ -116,6 +116,27 @@ def test_success_metric(test: LastTest, success: int) -> None:
     assert f'walbasin_test_success{{barman="barman",server="angus"}} {success}' in status.prometheus(
         a_status(test=test), NOW
     )
+
+
+# The counters of a_status say that a segment was restored 30 seconds ago.
+@pytest.mark.parametrize(
+    ("test", "is_disproved"),
+    [
+        (LastTest(NOW - 60, 5, "no route to host"), True),
+        (LastTest(NOW - 60, 29, "no route to host"), True),
+        (LastTest(NOW - 60, 31, "no route to host"), False),
+        (LastTest(NOW - 10, 5, "no route to host"), False),
+        (LastTest(NOW - 60, 5, "it has no restore_command", is_lasting=True), False),
+        (LastTest(NOW - 60, 5), False),
+        (LastTest(), False),
+    ],
+)
+def test_failed_test_disproved(test: LastTest, is_disproved: bool) -> None:
+    after = a_status(test=test)
+    assert json.loads(status.as_json(after, NOW))["test"]["is_disproved"] is is_disproved
+    assert ("; a segment was restored since" in status.plain(after, NOW)) is is_disproved
+    is_well = is_disproved or (test.time > 0 and not test.error)
+    assert f'walbasin_test_success{{barman="barman",server="angus"}} {int(is_well)}' in status.prometheus(after, NOW)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"time": 3}', '{"time": 3, "seconds": 1, "error": null}'])
