@@ -28,6 +28,7 @@ HISTORY = "printf '1\\t0/3000000\\tno reason\\n'"
 def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that puts a shell script in place of ssh."""
     monkeypatch.setattr(ssh, "SILENCE_LIMIT", 1)
+    monkeypatch.setattr(gate_connection, "LOOKUP_LIMIT", 1)
     monkeypatch.setattr(ssh, "CONNECT_LIMIT", 1)
     monkeypatch.setattr(ssh, "COMPUTE_LIMIT", 1.5)
     monkeypatch.setattr(ssh, "LEAST", 1000)
