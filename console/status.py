@@ -219,8 +219,12 @@ def _row_down(name: str, barman_server: str, host: str, error: ConsoleError) -> 
 
 
 def command_with_option(restore_command: str, option: str) -> str:
-    """Return restore_command with an option that fetches no file, -t or --status."""
-    return re.sub(r'^(\S+) (.*) %f "%p"$', rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
+    """Return the fetcher's call with an option that fetches no file, -t or --status.
+
+    Where the settings lie in the data directory, restore_command has more around it.
+    """
+    call = re.sub(r'^\[ -x \S+ \] && exec (.* %f "%p"); .*$', r"\1", restore_command)
+    return re.sub(r'^(\S+) (.*) %f "%p"$', rf"\1 {option} \2 test pg_wal/test", call).replace("%%", "%")
 
 
 def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
