@@ -23,7 +23,7 @@ SHORTEST_LIMIT = 30
 # Seconds. PostgreSQL tries to stream again every five (wal_retrieve_retry_interval).
 HEALED_LIMIT = 60
 # Programs that would take the rehearsal for an outage, and promote a standby.
-FAILOVER_MANAGER = re.compile(r"(?:^|/)(repmgrd|patroni|pg_autoctl|stolon-keeper)(?= |$)", re.MULTILINE)
+FAILOVER_MANAGER = re.compile(r"(?:^|/)(repmgrd|patroni|pg_autoctl|stolon-keeper|pacemakerd)(?= |$)", re.MULTILINE)
 
 
 class Sample(NamedTuple):

@@ -15,8 +15,9 @@ from .text import ConsoleError, NotUnderstood
 # Seconds, for one command, and bytes that it may print.
 COMMAND_LIMIT = 60
 MOST_OUTPUT = 4 << 20
-# As the role writes it.
-RESTORE_COMMAND = re.compile(r'(\S+) (.*) %f "%p"')
+# As the role writes it. Where the settings lie in the data directory, a guard for hosts
+# without the program is around the call.
+RESTORE_COMMAND = re.compile(r'(?:\[ -x \S+ \] && exec )?(/\S+) (.*) %f "%p"(?:; .*)?')
 
 
 class Host:

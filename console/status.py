@@ -220,7 +220,7 @@ def _row_unasked(name: str, barman_server: str, host: Host, error: ConsoleError)
 
 
 def command_with_option(restore_command: str, option: str) -> str:
-    """Return restore_command with an option that fetches no file, -t or --status."""
+    """Return the fetcher's call with an option that fetches no file, -t or --status."""
     return RESTORE_COMMAND.sub(rf"\1 {option} \2 test pg_wal/test", restore_command).replace("%%", "%")
 
 

@@ -116,6 +116,13 @@ def test_selftest_of_running_server(
     assert seen["is_lasting"] == (status == 2), "a segment that is restored by hand does not disprove it"
 
 
+def test_selftest_of_primary(chris: Standby, angus: Primary) -> None:
+    """Test a primary, which may become the standby, without judging its settings."""
+    call = chris.fetch("test", "-t", host="gate", cwd=angus.server.data, destination="pg_wal/test")
+    assert (call.status, call.stderr) == (0, ""), call.stdout
+    assert "the server is a primary, which needs no restore_command" in call.stdout
+
+
 @pytest.fixture
 def broken(barman: BarmanHost) -> Iterator[Callable[[str], None]]:
     """Return a function that breaks `barman` or the gate on the Barman host."""

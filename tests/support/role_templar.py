@@ -10,6 +10,8 @@ from ansible.template import Templar, trust_as_template  # type: ignore[import-u
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "standby"
+# Where Debian has the configuration of cluster().
+ETC = "/etc/postgresql/15/main"
 
 init_plugin_loader()
 
@@ -57,6 +59,12 @@ def cluster(version: str = "15", data: str = "/var/lib/postgresql/15/main", **fi
         "__standby_socket_locks": {"results": []},
         "__standby_versions": {"results": [slurped(f"{version}\n", item=data)]},
         "__standby_data_listing": {"files": [{"path": f"{data}/{name}", "mtime": 100.5} for name in contents]},
+        "__standby_config_paths": {"stdout": f"/etc/postgresql\n{ETC}/postgresql.conf"},
+        "__standby_config": slurped(""),
+        "__standby_settings_folder": {"stdout": f"{ETC}/conf.d"},
+        "__standby_settings_present": {"skipped": True},
+        "__standby_stopped_timeline": {"rc": 0, "stdout": "latest"},
+        "__standby_control_data": {"skipped": True},
         "__standby_state_files_read": {"results": [slurped(text, item=name) for name, text in contents.items()]},
         "__standby_postmaster_program": {"stdout_lines": []},
         "__standby_real_paths": {"stdout_lines": [data, f"{data}/pg_wal"]},

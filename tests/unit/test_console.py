@@ -22,6 +22,12 @@ from console.text import ConsoleError, NotUnderstood, duration, printable
 MIB = 1 << 20
 SIZE = 16 * MIB
 COMMAND = """/usr/local/bin/barman-wal-restore --spool-dir '/wal/100%% full' -p 8 barman angus %f "%p\""""
+# Where the settings lie in the data directory (__standby_restore_command).
+GUARDED = (
+    f"[ -x /usr/local/bin/barman-wal-restore ] && exec {COMMAND}; "
+    'echo "barman-wal-restore is not installed on this host" >&2; '
+    "[ ! -e recovery.signal ] || [ -e standby.signal ] || exit 200; exit 1"
+)
 CHRIS = Standby(
     barman_host="barman",
     barman_server="angus",
@@ -178,10 +184,13 @@ def test_no_problems(postgres: dict[str, Any]) -> None:
 def test_restore_command_with_an_option() -> None:
     expected = "/usr/local/bin/barman-wal-restore -t --spool-dir '/wal/100% full' -p 8 barman angus test pg_wal/test"
     assert status.command_with_option(COMMAND, "-t") == expected
+    assert status.command_with_option(GUARDED, "-t") == expected
 
 
-def test_option_of_a_restore_command() -> None:
-    assert [CHRIS.option(name) for name in ("-p", "--spool-dir", "-c")] == ["8", "/wal/100% full", ""]
+@pytest.mark.parametrize("command", [COMMAND, GUARDED])
+def test_option_of_a_restore_command(command: str) -> None:
+    standby = CHRIS._replace(restore_command=command)
+    assert [standby.option(name) for name in ("-p", "--spool-dir", "-c")] == ["8", "/wal/100% full", ""]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tests.support.role_templar import ROOT
 pytestmark = pytest.mark.timeout(600)
 
 USER = getpass.getuser()
+# In place of a file's text: a pipe without a writer, a link to what only root reads.
+PIPE, LINK = "|", "-> /etc/shadow"
 
 # What is wrong -> what a user set, the version and the files of the data directory, and
 # the words of the refusal.
@@ -50,24 +52,113 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
     "leftover": ({}, "15", {"recovery.conf": ""}, "leftover/recovery.conf .* does not start while it is there"),
     "pitr": ({}, "15", {"recovery.signal": ""}, r"point-in-time recovery \(recovery.signal without standby.signal"),
     "pitr11": ({}, "11", {"recovery.conf": "standby_mode = off\n"}, "recovery.conf without standby_mode = on"),
-    "primary": ({}, "15", {}, "primary is no standby: .* was last used as a primary"),
+    "unknown": ({}, "15", {}, "pg_controldata does not tell whether .*/unknown is of a primary or of a standby"),
+    "autoctl": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql-auto-failover.conf": ""},
+        "is managed by pg_autoctl, which writes PostgreSQL's configuration itself",
+    ),
     "inside": (
         {"standby_spool_dir": "{{ standby_data_directory }}/spool"},
         "15",
         {"standby.signal": ""},
         "inside/spool on inside is inside the data directory",
     ),
+    # What PostgreSQL's own user could lay there for root.
+    "version-pipe": ({}, "15", {"PG_VERSION": PIPE}, "version-pipe/PG_VERSION on version-pipe is no regular file"),
+    "version-link": ({}, "15", {"PG_VERSION": LINK}, "version-link/PG_VERSION on version-link is no regular file"),
+    "pid-pipe": ({}, "15", {"postmaster.pid": PIPE}, "pid-pipe/postmaster.pid on pid-pipe is no regular file"),
+    "auto-link": ({}, "15", {"postgresql.auto.conf": LINK}, "postgresql.auto.conf on auto-link is no regular file"),
+    "recovery-link": ({}, "11", {"recovery.conf": LINK}, "recovery.conf on recovery-link is no regular file"),
+    "carriage-return": (
+        {"standby_data_directory": "FOLDER/carriage-return\rExecStartPre=+/tmp/evil"},
+        "15",
+        {"standby.signal": ""},
+        r"carriage-return\\+rExecStartPre=\+/tmp/evil.* on carriage-return is a data directory.*only letters",
+    ),
+    "dots": (
+        {"standby_data_directory": "FOLDER/pitr/../dots"},
+        "15",
+        {"standby.signal": ""},
+        r"pitr/\.\./dots.* on dots is a data directory.* without",
+    ),
+    "wal-link": (
+        {},
+        "15",
+        {"standby.signal": "", "pg_wal": "-> /srv/$(id)"},
+        r"/srv/\$\(id\).* on wal-link is where .*/wal-link or its pg_wal really lies",
+    ),
+    "include-dots": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "include_dir = '../../../etc/tmpfiles.d'\n"},
+        "on include-dots is the include_dir in .*/include-dots/postgresql.conf",
+    ),
+    "include-escape": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "include_dir = '/etc/postgresql/\x1b]0;x'\n"},
+        "on include-escape is the include_dir in",
+    ),
+    "include-elsewhere": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "include_dir = '/etc/tmpfiles.d'\n"},
+        "leads to .*/etc/tmpfiles.d.* lies neither below /etc/postgresql nor in .*set standby_config_dir",
+    ),
+    "include-link": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "include_dir = 'conf.d'\n", "conf.d": "-> /etc/tmpfiles.d"},
+        "leads to .*/etc/tmpfiles.d.* lies neither below",
+    ),
+    "config-link": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "-> /etc/hostname"},
+        "config-link/postgresql.conf on config-link leads to .*/etc/hostname.* lies neither below",
+    ),
+    "config-pipe": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": PIPE},
+        "config-pipe/postgresql.conf on config-pipe is no regular file",
+    ),
+    "config-missing": (
+        {},
+        "15",
+        {"standby.signal": "", "postgresql.conf": "-> none.conf"},
+        "config-missing/postgresql.conf on config-missing does not exist",
+    ),
+    "settings-pipe": (
+        {},
+        "15",
+        {"standby.signal": "", "walbasin.conf": PIPE},
+        "settings-pipe/walbasin.conf on settings-pipe is no regular file",
+    ),
+    "no-user": ({"standby_postgres_user": "nosuchuser"}, "15", {}, "no-user has no user nosuchuser"),
 }
 
 
 def inventory(folder: Path) -> Dict[str, Any]:
     standbys = {}
     for name, (variables, version, files, _) in REFUSALS.items():
-        data = folder / name
-        (data / "pg_wal").mkdir(parents=True)
-        for file, text in ({"PG_VERSION": f"{version}\n"} if version else {}).items() | files.items():
-            (data / file).write_text(text, encoding="utf-8")
-        known = {"standby_barman_server": "angus", "standby_data_directory": str(data), **variables}
+        known = {"standby_barman_server": "angus", "standby_data_directory": str(folder / name), **variables}
+        # Not by Jinja, which would make a line feed of a carriage return.
+        known["standby_data_directory"] = known["standby_data_directory"].replace("FOLDER", str(folder))
+        data = Path(known["standby_data_directory"] or folder / name)
+        data.mkdir(parents=True)
+        usual = {"PG_VERSION": f"{version}\n", "postgresql.conf": ""} if version else {}
+        if "pg_wal" not in files:
+            (data / "pg_wal").mkdir()
+        for file, text in {**usual, **files}.items():
+            if text == PIPE:
+                os.mkfifo(data / file)
+            elif text.startswith("-> "):
+                (data / file).symlink_to(text[3:])
+            else:
+                (data / file).write_text(text, encoding="utf-8")
         standbys[name] = {name: value for name, value in known.items() if value is not None}
     common = {
         "ansible_connection": "local",

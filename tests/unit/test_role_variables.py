@@ -205,7 +205,10 @@ def test_spool_folder(pg_wal: str, spool: str) -> None:
     ],
 )
 def test_settings_file(configuration: str, file: str) -> None:
-    assert value_of("__standby_settings_file", **cluster(), __standby_config=slurped(configuration)) == file
+    known = {**cluster(), "__standby_config": slurped(configuration)}
+    folder = value_of("[__standby_config_file | dirname, __standby_include_dir] | path_join", **known)
+    known["__standby_settings_folder"] = {"stdout": folder.rstrip("/")}
+    assert value_of("__standby_settings_file", **known) == file
 
 
 @pytest.mark.parametrize(
@@ -285,6 +288,124 @@ def test_reload_pending(written: float, loaded: float, is_changed: bool, command
         "__standby_server_state": {"restore_command": command or "ours", "loaded": loaded},
     }
     assert value_of("__standby_reload_pending", **known) is is_pending
+
+
+@pytest.mark.parametrize(
+    ("path", "is_plain"),
+    [
+        ("/var/lib/postgresql/15/main", True),
+        ("/srv/my data/c++_1.5-x", True),
+        ("srv", False),
+        ("", False),
+        ("/srv/a\r", False),
+        ("/srv/a\n", False),
+        ("/srv/a\rExecStartPre=+/tmp/evil", False),
+        ("/srv/a\n/etc", False),
+        ("/srv/\x1b]0;x", False),
+        ("/srv/$(id)", False),
+        ("/srv/a'b", False),
+        ("/srv/a%n", False),
+        ("/srv/{{ 7 * 7 }}", False),
+        ("/srv/\u2028", False),
+    ],
+)
+def test_plain_path(path: str, is_plain: bool) -> None:
+    assert value_of("path is match(__standby_plain_path)", path=path) is is_plain
+
+
+@pytest.mark.parametrize(
+    ("resolved", "config_dir", "path", "is_inside"),
+    [
+        (["/etc/postgresql"], "", "/etc/postgresql/15/main", True),
+        (["/srv/etc"], "", "/srv/etc/15", True),
+        (["/etc/postgresql"], "", MAIN, True),
+        (["/etc/postgresql"], "", "/etc/postgresql-evil", False),
+        (["/etc/postgresql"], "", "/etc/tmpfiles.d", False),
+        (["/etc/postgresql"], "", "/", False),
+        (["/etc/postgresql", "/opt/pg.conf"], "/opt/pg", "/opt/pg.conf/x", True),
+        (["/etc/postgresql", "/opt/pg.conf"], "/opt/pg", "/opt/pgXconf/x", False),
+        (["/etc/postgresql"], "", "/etc/tmpfiles.d\n/etc/postgresql", False),
+    ],
+)
+def test_place_of_configuration(resolved: List[str], config_dir: str, path: str, is_inside: bool) -> None:
+    """Believe what root and the operator say of places, and nothing behind it."""
+    tasks = load(ROLE / "tasks/find_settings.yml")
+    task = next(each for each in tasks if "foreign place" in each["name"])
+    known = {
+        **cluster(),
+        "standby_config_dir": config_dir,
+        "__standby_config_paths": {"stdout": "\n".join([*resolved, path])},
+        "item": path,
+    }
+    conditions = task["ansible.builtin.assert"]["that"]
+    assert value_of("__standby_config_path", **known) == path
+    assert all(value_of(each, **known) for each in conditions) is is_inside
+
+
+@pytest.mark.parametrize(
+    ("answer", "control", "is_primary"),
+    [
+        ({"in_recovery": True}, {}, False),
+        ({"in_recovery": False}, {}, True),
+        (None, {"skipped": True}, False),
+        (None, {"rc": 0, "stdout": "Database cluster state:               in production"}, True),
+        (None, {"rc": 0, "stdout": "Database cluster state:               shut down"}, True),
+        (None, {"rc": 0, "stdout": "Database cluster state:               shut down in recovery"}, False),
+        (None, {"rc": 0, "stdout": "Database cluster state:               in archive recovery"}, False),
+        (None, {"rc": 0, "stdout": "Database cluster state:               in crash recovery"}, True),
+        (None, {"rc": 1, "stdout": ""}, False),
+    ],
+)
+def test_primary(answer: Any, control: Dict[str, Any], is_primary: bool) -> None:
+    known = {
+        **cluster(),
+        "__standby_server_answers": answer is not None,
+        "__standby_server_state": answer or {},
+        "__standby_control_data": control,
+    }
+    assert value_of("__standby_is_primary", **known) is is_primary
+
+
+@pytest.mark.parametrize(
+    ("processes", "files", "managers"),
+    [
+        ("", {}, []),
+        ("17 /usr/bin/python3 /usr/bin/patroni /etc/patroni.yml\n", {}, ["patroni"]),
+        ("17 stolon-keeper --data-dir /srv\n18 /usr/bin/pg_autoctl run\n", {}, ["stolon-keeper", "pg_autoctl"]),
+        ("17 /usr/lib/postgresql/15/bin/repmgrd -d\n", {}, ["repmgrd"]),
+        ("17 /usr/sbin/pacemakerd\n", {}, ["pacemakerd"]),
+        ("17 vi /etc/patroni/patroni.yml\n18 /opt/patronized run\n", {}, []),
+        ("17 tail -f /var/log/patroni\n18 python3 -m http.server patroni\n", {}, []),
+        ("", {"patroni_dynamic_json": ""}, ["patroni"]),
+        ("", {"postgresql-auto-failover_conf": ""}, ["pg_autoctl"]),
+    ],
+)
+def test_cluster_managers(processes: str, files: Dict[str, str], managers: List[str]) -> None:
+    known = {**cluster(**files), "__standby_processes": {"stdout": processes}}
+    assert value_of("__standby_present_managers", **known) == managers
+
+
+def test_pending_restart_of_primary() -> None:
+    known = {**cluster(), "__standby_is_primary": True, "__standby_pending": {"stdout_lines": ['["restore_command"]']}}
+    assert value_of("__standby_pending_restart", **known) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ("", []),
+        ("# Written by Ansible\nrestore_command = 'x'\n", []),
+        (
+            "restore_command = 'x'\nrecovery_target_timeline = 'latest'\nprimary_conninfo = 'y'\n",
+            ["recovery_target_timeline", "primary_conninfo"],
+        ),
+    ],
+)
+def test_settings_that_stay(settings: str, others: List[str]) -> None:
+    """Keep what the server streams with; a line less would wait for a restart."""
+    assert (
+        value_of("__standby_other_settings", **{**cluster(), "__standby_settings_present": slurped(settings)}) == others
+    )
 
 
 OTHERS = (

@@ -1,15 +1,23 @@
 """What the templates make of the role's variables, for each kind of PostgreSQL."""
 
+import subprocess
+from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 
-from tests.support.role_templar import cluster, render, value_of
+from tests.support.role_templar import cluster, render, slurped, value_of
 
 COMMAND = (
     "/usr/local/bin/barman-wal-restore --ssh-config /etc/walbasin/angus/ssh_config"
     ' --spool-dir /var/lib/postgresql/15/walbasin_main -p 8 -s 10 barman angus %f "%p"'
 )
+P = "/usr/local/bin/barman-wal-restore"
+GONE = '; echo "barman-wal-restore is not installed on this host" >&2; '
+STANDBY_MODE = 'grep -Eiq "^[[:space:]]*standby_mode[[:space:]=]*.?(on|t|y|1)" recovery.conf'
+# What goes along with a clone of the data directory.
+GUARDED = f"[ -x {P} ] && exec {COMMAND}{GONE}[ ! -e recovery.signal ] || [ -e standby.signal ] || exit 200; exit 1"
+GUARDED_11 = f"[ -x {P} ] && exec {COMMAND}{GONE}[ ! -e recovery.conf ] || {STANDBY_MODE} || exit 200; exit 1"
 MARK = "# Written by Ansible (walbasin.barman.standby) from here on; the lines above are kept."
 
 
@@ -37,9 +45,9 @@ def test_restore_command_options(variables: Dict[str, Any], words: str) -> None:
 
 
 CONNINFO = {"standby_primary_conninfo": r"host=angus password='it\'s'", "standby_primary_slot_name": "chris"}
-SHARED = [f"restore_command = '{COMMAND}'", "recovery_target_timeline = 'latest'"]
-SHARED_CONNINFO = [
-    *SHARED,
+SHARED = [f"restore_command = '{COMMAND}'"]
+SHARED_11 = [f"restore_command = '{GUARDED_11}'", "recovery_target_timeline = 'latest'"]
+ITS_CONNINFO = [
     r"primary_conninfo = 'host=angus password=''it\\''s'''",
     "primary_slot_name = 'chris'",
 ]
@@ -48,15 +56,15 @@ SHARED_CONNINFO = [
 @pytest.mark.parametrize(
     ("version", "template", "variables", "expected"),
     [
-        ("10", "recovery.conf.j2", {}, ["standby_mode = 'on'", *SHARED]),
+        ("10", "recovery.conf.j2", {}, ["standby_mode = 'on'", *SHARED_11]),
         (
             "11",
             "recovery.conf.j2",
             {**CONNINFO, "standby_trigger_file": "/tmp/promote"},
-            ["standby_mode = 'on'", *SHARED_CONNINFO, "trigger_file = '/tmp/promote'"],
+            ["standby_mode = 'on'", *SHARED_11, *ITS_CONNINFO, "trigger_file = '/tmp/promote'"],
         ),
         ("12", "walbasin.conf.j2", {}, SHARED),
-        ("15", "walbasin.conf.j2", CONNINFO, SHARED_CONNINFO),
+        ("15", "walbasin.conf.j2", CONNINFO, [*SHARED, *ITS_CONNINFO]),
         ("15", "walbasin.conf.j2", {"standby_trigger_file": "/tmp/promote"}, SHARED),
     ],
 )
@@ -64,6 +72,82 @@ def test_settings(version: str, template: str, variables: Dict[str, Any], expect
     lines = render(template, **cluster(version), **variables).splitlines()
     assert lines[0].startswith("# Written by Ansible")
     assert lines[1:] == expected
+
+
+IN_DATA = {
+    "__standby_config_paths": {"stdout": "/etc/postgresql\n/var/lib/pgsql/15/data/postgresql.conf"},
+    "__standby_settings_folder": {"stdout": "/var/lib/pgsql/15/data"},
+}
+
+
+def test_settings_in_data_directory() -> None:
+    """Guard a command that goes along with a clone, and call the program alone."""
+    known = {**cluster("15", "/var/lib/pgsql/15/data"), **IN_DATA, "standby_spool_dir": "/spool"}
+    command = GUARDED.replace("/var/lib/postgresql/15/walbasin_main", "/spool")
+    assert value_of("__standby_restore_command", **known) == command
+    direct = COMMAND.replace("/var/lib/postgresql/15/walbasin_main", "/spool")
+    test = direct.replace('%f "%p"', "test pg_wal/test").replace(" --ssh", " -t --ssh", 1)
+    assert value_of("__standby_test_command", **known, __standby_option="-t") == test
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "status"),
+    [
+        ("15", {"standby.signal": ""}, 1),
+        ("15", {"standby.signal": "", "recovery.signal": ""}, 1),
+        ("15", {"recovery.signal": ""}, 200),
+        ("15", {}, 1),
+        ("11", {"recovery.conf": "standby_mode = on\n"}, 1),
+        ("11", {"recovery.conf": " Standby_Mode 'TRUE'\n"}, 1),
+        ("11", {"recovery.conf": "standby_mode = 'off'\n"}, 200),
+        ("11", {"recovery.conf": "#standby_mode = on\nrestore_command = 'x'\n"}, 200),
+        ("11", {}, 1),
+    ],
+)
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_command_without_program(
+    tmp_path: Path, version: str, files: Dict[str, str], status: int, is_installed: bool
+) -> None:
+    """End no recovery early, and stop no standby and no promotion."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    program = tmp_path / "barman-wal-restore"
+    if is_installed:
+        program.write_text("#!/bin/sh\nexit 42\n")
+        program.chmod(0o755)
+    command = value_of(
+        "__standby_restore_command", **{**cluster(version), **IN_DATA, "__standby_real_data": "/var/lib"}
+    )
+    call = command.replace(P, str(program)).replace("%f", "x").replace("%p", "y")
+    done = subprocess.run(["sh", "-c", call], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == (42 if is_installed else status)
+    assert ("not installed on this host" in done.stderr) is not is_installed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "running", "stopped", "line"),
+    [
+        ("latest", "", "latest", "", []),
+        ("latest", "", None, "latest", []),
+        ("latest", "", None, "", []),
+        ("latest", "", "3", "", ["recovery_target_timeline = 'latest'"]),
+        ("latest", "", None, "current", ["recovery_target_timeline = 'latest'"]),
+        ("latest", "recovery_target_timeline = 'latest'\n", "latest", "", ["recovery_target_timeline = 'latest'"]),
+        ("latest", "recovery_target_timeline = '3'\n", "3", "", ["recovery_target_timeline = 'latest'"]),
+        ("current", "", "latest", "", ["recovery_target_timeline = 'current'"]),
+    ],
+)
+def test_target_timeline(wanted: str, present: str, running: Any, stopped: str, line: List[str]) -> None:
+    """Write the default only where another value is in effect, and leave it there."""
+    known = {
+        **cluster(),
+        "standby_recovery_target_timeline": wanted,
+        "__standby_settings_present": slurped(present),
+        "__standby_server_answers": running is not None,
+        "__standby_server_state": {"timeline": running},
+        "__standby_stopped_timeline": {"stdout": stopped},
+    }
+    assert render("walbasin.conf.j2", **known).splitlines()[2:] == line
 
 
 def recovery_conf(before: str, **variables: Any) -> str:
@@ -89,7 +173,7 @@ def test_recovery_conf_former_lines() -> None:
         "archive_cleanup_command = 'true'",
         MARK,
         "standby_mode = 'on'",
-        *SHARED,
+        *SHARED_11,
     ]
 
 

@@ -213,6 +213,9 @@ def _test_setting(call: Call) -> str:
         return ""
     started = time.monotonic()
     try:
+        if running_server.is_primary(call.cluster):
+            _print_note("setting", "the server is a primary, which needs no restore_command")
+            return ""
         effective = running_server.restore_command(call.cluster)
     except NotAsked as reason:
         _print_note("setting", f"the server could not be asked which restore_command it uses: {reason}")

@@ -43,6 +43,14 @@ def restore_command(cluster: DataDirectory) -> Optional[str]:
     return _ask(cluster, address, "SHOW restore_command")
 
 
+def is_primary(cluster: DataDirectory) -> bool:
+    """Return whether a primary runs there. Raises NotAsked."""
+    if data_directory.is_still_recovering(cluster):
+        return False
+    address = _read_address(cluster)
+    return address is not None and _ask(cluster, address, "SELECT pg_is_in_recovery()") == "f"
+
+
 def _ask(cluster: DataDirectory, address: Address, query: str) -> str:
     command = [_find_psql(cluster), "-XAtqw", "-h", address.folder or address.host, "-p", address.port]
     environment = {**os.environ, "PGCONNECT_TIMEOUT": str(CONNECT_LIMIT), "LC_ALL": "C"}

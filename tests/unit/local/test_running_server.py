@@ -13,6 +13,7 @@ OURS = "/usr/local/bin/barman-wal-restore -p 8 barman angus %f %p"
     [
         (OURS, ""),
         (f"[ -x /usr/local/bin/barman-wal-restore ] && exec {OURS}", ""),
+        (f'[ -x /usr/local/bin/barman-wal-restore ] && exec {OURS}; echo "not installed" >&2; exit 1', ""),
         ("'/opt/my tools/barman-wal-restore' barman angus '%f' '%p'", ""),
         ("", "has no restore_command"),
         ("false", "another restore_command: false"),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from walbasin.remote import archive, gate_fetch, listing, ssh
+from walbasin.remote import archive, gate_connection, gate_fetch, listing, ssh
 from walbasin.remote.archive import Archive
 from walbasin.remote.errors import ReadTimeout, RemoteError
 from walbasin.remote.ssh import Remote
