@@ -1,5 +1,6 @@
 """Test roles/standby/files/install.py, which puts the programs on a host."""
 
+import fcntl
 import json
 import os
 import re
@@ -21,7 +22,8 @@ def install(folder: Path, files: Dict[str, str] = FILES, check: bool = False, ru
 
     "->" stands for the link.
     """
-    command = [sys.executable, "-IS", "-c", SCRIPT, str(folder / "lib"), str(folder), str(check)]
+    bin_folder = folder / "bin" if (folder / "bin").exists() else folder
+    command = [sys.executable, "-IS", "-c", SCRIPT, str(folder / "lib"), str(bin_folder), str(check)]
     (folder / "stdin").write_text(json.dumps(files), encoding="utf-8")
     # A hardened root has a umask that would hide the files from PostgreSQL.
     started = []
@@ -177,17 +179,53 @@ def test_stale_leftovers(tmp_path: Path) -> None:
 
 
 def test_stale_links(tmp_path: Path) -> None:
-    """A link in the package goes; its target and what lies beside the package stay."""
+    """A link in the folder goes; its target stays."""
     install(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept.py").write_text("", encoding="utf-8")
     (tmp_path / "lib/walbasin/folder").symlink_to(elsewhere)
     (tmp_path / "lib/walbasin/file.py").symlink_to(elsewhere / "kept.py")
-    (tmp_path / "lib/beside.py").write_text("", encoding="utf-8")
-    assert sorted(install(tmp_path)) == ["walbasin/file.py", "walbasin/folder"]
+    (tmp_path / "lib/link.py").symlink_to(elsewhere / "kept.py")
+    assert sorted(install(tmp_path)) == ["link.py", "walbasin/file.py", "walbasin/folder"]
     assert (elsewhere / "kept.py").exists()
-    assert (tmp_path / "lib/beside.py").exists()
+
+
+def test_foreign_modules(tmp_path: Path) -> None:
+    """Python looks into the folder first: what lies beside the package would be run."""
+    install(tmp_path)
+    lib = tmp_path / "lib"
+    for name in ("argparse.py", "__pycache__/argparse.cpython-311.pyc", "json/__init__.py", "barman-wal-gate"):
+        (lib / name).parent.mkdir(exist_ok=True)
+        (lib / name).write_text("", encoding="utf-8")
+    assert install(tmp_path, check=True) == install(tmp_path)
+    assert tree(lib) == sorted([*FILES, "barman-wal-gate", "[walbasin/a.py]"])  # the gate: of the other program
+    assert install(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "bin"])
+def test_folder_above_open_to_others(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """Refuse before the first change where others could replace what is installed."""
+    folder = tmp_path / "x"
+    (folder / "bin").mkdir(parents=True)
+    (folder / name).chmod(0o777)
+    with pytest.raises(AssertionError):
+        install(folder)
+    assert "must be root's, and others must not write to it" in capfd.readouterr().err
+    assert sorted(path.name for path in folder.rglob("*")) == ["bin"]
+    (folder / name).chmod(0o1777)  # as /tmp: what is root's stays root's
+    install(folder)
+
+
+def test_lock_of_a_stranger(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    lock = os.open(tmp_path / "lib", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    script = SCRIPT.replace("LONGEST_WAIT = 60", "LONGEST_WAIT = 1")
+    command = [sys.executable, "-IS", "-c", script, str(tmp_path / "lib"), str(tmp_path), "False"]
+    ran = subprocess.run(command, input="{}", text=True, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(lock)
+    assert (ran.returncode, "another process holds the lock" in ran.stderr) == (1, True)
 
 
 def test_linked_package(tmp_path: Path) -> None:

@@ -421,10 +421,76 @@ OTHERS = (
         (slurped(OTHERS), ""),
         (slurped(f'{OTHERS}restrict,from="10.0.0.3",command="x" ssh-ed25519 A walbasin:chris:angus\n'), "10.0.0.3"),
         (slurped('restrict,command="echo" ssh-ed25519 A walbasin:chris:angus\n'), ""),
+        (slurped('restrict,from="fe80::1%eth0",command="x" ssh-ed25519 A walbasin:chris:angus\n'), "fe80::1%eth0"),
+        (slurped('restrict,from="10.0.0.*",command="x" ssh-ed25519 A walbasin:chris:angus\n'), ""),
+        (slurped('restrict,from="10.0.0.3,*",command="x" ssh-ed25519 A walbasin:chris:angus\n'), ""),
+        (slurped('restrict,from="10.0.0.3",command="x" ssh-ed25519 A walbasin:chris:angus+open\n'), ""),
     ],
 )
 def test_present_key_line(authorized: Dict[str, Any], address: str) -> None:
     assert value_of("__standby_key_line_address", __standby_authorized=authorized) == address
+
+
+@pytest.mark.parametrize(
+    ("former", "record", "address"),
+    [
+        ({"msg": "not there"}, slurped("10.0.0.3 1700000000\n"), "10.0.0.3"),
+        (slurped("10.0.0.3 1600000000\n"), slurped("fd00::3 1700000000\n"), "fd00::3"),
+        (slurped("10.0.0.3 1600000000\n"), slurped("10.0.0.3 1600000000\n"), ""),  # of an earlier run
+        ({}, {"msg": "not there"}, ""),
+        ({}, slurped('*",pty 1\n'), ""),
+        ({}, slurped("10.0.0.3\n"), ""),  # cut off
+        ({}, slurped("\n10.0.0.3 1\n"), ""),
+        ({}, slurped("an unknown address 1\n"), ""),
+    ],
+)
+def test_learned_address(former: Dict[str, Any], record: Dict[str, Any], address: str) -> None:
+    known = {"__standby_former_record": former, "__standby_record": record}
+    assert value_of("__standby_learned_address", **known) == address
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted", "sizes"),
+    [
+        ({"rc": 1}, "auto", ["ed25519 256", "ecdsa 256", "rsa 3072"]),
+        ({"rc": 1}, "rsa", ["rsa 3072"]),
+        # A rotation keeps the type, unless another one is wanted.
+        ({"rc": 0, "stdout": "ssh-rsa AAAA postgres@chris"}, "auto", ["rsa 3072"]),
+        ({"rc": 0, "stdout": "ssh-rsa AAAA"}, "ecdsa", ["ecdsa 256"]),
+        ({"rc": 0, "stdout": "ecdsa-sha2-nistp521 AAAA"}, "auto", ["ed25519 256", "ecdsa 256", "rsa 3072"]),
+        ({"rc": 0, "stdout": "$(id)"}, "auto", ["ed25519 256", "ecdsa 256", "rsa 3072"]),
+    ],
+)
+def test_types_of_a_new_key(present: Dict[str, Any], wanted: str, sizes: List[str]) -> None:
+    known = {"__standby_present_key": present, "standby_key_type": wanted}
+    assert value_of("__standby_new_key_sizes", **known, __standby_checked_login={"stdout": ""}) == sizes
+
+
+def test_types_that_sshd_takes() -> None:
+    checked = {"stdout": '{"refusals": [], "types": ["ecdsa-sha2-nistp256", "ssh-rsa"]}'}
+    known = {"__standby_present_key": {"rc": 1}, "__standby_checked_login": checked}
+    assert value_of("__standby_new_key_sizes", **known) == ["ecdsa 256", "rsa 3072"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_trusted"),
+    [
+        ("/usr/bin/python3", True),
+        ("/usr/bin/python3.11", True),
+        ("/usr/local/bin/python3", True),
+        ("/tmp/evil//usr/bin/python3", False),
+        ("/usr/bin/python3\n/tmp/evil", False),
+        ("/usr/bin/python3\n", False),
+        ("/usr/bin/../../tmp/python3", False),
+        ("/usr/local/lib/python3", False),
+        ("python3", False),
+    ],
+)
+def test_program_that_root_starts(printed: str, is_trusted: bool) -> None:
+    assert (
+        value_of("__standby_python.stdout is match(__standby_python_pattern)", __standby_python={"stdout": printed})
+        is is_trusted
+    )
 
 
 def test_public_key_comment() -> None:

@@ -1,10 +1,14 @@
 """What the templates make of the role's variables, for each kind of PostgreSQL."""
 
+import base64
+import hashlib
+import re
 import subprocess
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
+from ansible.errors import AnsibleError  # type: ignore[import-untyped]
 
 from tests.support.role_templar import cluster, render, slurped, value_of
 
@@ -205,28 +209,53 @@ def test_known_hosts_port(port: int, name: str) -> None:
     assert text.splitlines()[1:] == [f"{name} ssh-ed25519 AAAA", f"{name} ssh-rsa BBBB"]
 
 
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK0wmN/Cr3JXqmLW7u+g9pTh+wyqDHpSQEIQczXkVx9q walbasin:chris:angus"
+FINGERPRINT = "SHA256:" + base64.b64encode(hashlib.sha256(base64.b64decode(PUBLIC.split()[1])).digest()).decode()[:-1]
+KEY = f"--key {FINGERPRINT}"
+
+
 @pytest.mark.parametrize(
     ("config", "gate"),
     [
-        ("", "/usr/local/bin/barman-wal-gate angus"),
-        ("/etc/b2.conf", "/usr/local/bin/barman-wal-gate --config /etc/b2.conf angus"),
+        ("", f"/usr/local/bin/barman-wal-gate {KEY} angus"),
+        ("/etc/b2.conf", f"/usr/local/bin/barman-wal-gate --config /etc/b2.conf {KEY} angus"),
     ],
 )
 def test_authorized_keys_line(config: str, gate: str) -> None:
     line = render(
         "authorized_keys.j2",
         __standby_from=["10.1.2.3", "fd00::3"],
-        __standby_public_key="ssh-ed25519 AAAA walbasin:chris:angus",
+        __standby_public_key=PUBLIC,
         standby_barman_config=config,
     )
-    assert line == f'restrict,from="10.1.2.3,fd00::3",command="{gate}" ssh-ed25519 AAAA walbasin:chris:angus\n'
+    assert line == f'restrict,from="10.1.2.3,fd00::3",command="{gate}" {PUBLIC}\n'
 
 
-def test_authorized_keys_line_without_address() -> None:
-    """Tell the key where it comes from, and start the gate all the same."""
-    line = render("authorized_keys.j2", __standby_from=[], __standby_public_key="ssh-ed25519 AAAA walbasin:chris:angus")
-    command = 'command="echo $SSH_CONNECTION >&2; /usr/local/bin/barman-wal-gate angus"'
-    assert line == f"restrict,{command} ssh-ed25519 AAAA walbasin:chris:angus\n"
+def test_authorized_keys_line_for_a_moment() -> None:
+    """Have the gate write down where the key comes from, with no word for a shell."""
+    known = {"__standby_from": [], "__standby_public_key": PUBLIC, "__standby_moment": "+open"}
+    line = render("authorized_keys.j2", **known, __standby_learned_file="/var/lib/barman/.learned")
+    command = f"/usr/local/bin/barman-wal-gate {KEY} --learn /var/lib/barman/.learned angus"
+    assert line == f'restrict,command="{command}" {PUBLIC}+open\n'
+    assert re.fullmatch("[A-Za-z0-9 /:+.-]+", command)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        '*",port-forwarding,pty,permitopen="127.0.0.1:5432',
+        '10.0.0.9"\nssh-ed25519 AAAA attacker\n#',
+        "10.0.0.9\n",
+        "10.0.0.9 ",
+        "10.0.0.9,*",
+        "10.0.0.9\\",
+        "",
+    ],
+)
+def test_hostile_address(hostile: str) -> None:
+    """Whoever has said it: no line is made of what is no address."""
+    with pytest.raises(AnsibleError, match="from= in authorized_keys cannot hold"):
+        render("authorized_keys.j2", __standby_from=["10.0.0.3", hostile], __standby_public_key=PUBLIC)
 
 
 def test_ssh_config_pinned_keys() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import syslog
+import time
 from typing import List, Union
 
 from walbasin import VERSION
@@ -53,6 +54,7 @@ def main(words: List[str]) -> int:
     parser.add_argument("-V", "--version", action="version", version=f"barman-wal-gate {VERSION}")
     parser.add_argument("-c", "--config", default="", metavar="FILE", help="Barman's configuration file")
     parser.add_argument("--key", default="", metavar="SHA256:...", help="serve only while authorized_keys has this key")
+    parser.add_argument("--learn", default="", metavar="FILE", help="write the client's address into a file as well")
     parser.add_argument("servers", nargs="+", metavar="SERVER", help="name of a server in Barman's configuration")
     options = parser.parse_args(words)
     command_line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
@@ -81,6 +83,8 @@ def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:
     key = AuthorizedKey(options.key, asked.server)
     if not key.is_authorized():
         raise getwal.Refused(f"this key fetches no WAL of server {asked.server!r} any more")
+    if options.learn:
+        _learn(options.learn, address)
     # Apart, so that commands that hang do not keep the fetcher's connections out.
     kind = "connection" if isinstance(asked, protocol.Opening) else "command"
     if not connection_limit.acquire_slot(" ".join([address, kind, options.config, *options.servers])):
@@ -95,6 +99,16 @@ def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:
     if asked.test:
         print(f"barman-wal-gate {VERSION} serves {' '.join(options.servers)}", file=sys.stderr, flush=True)
     return barman_command.run(asked, client.write, client.STDOUT, STDERR)
+
+
+def _learn(path: str, address: str) -> None:
+    """Write down where a client has come from, and when. Raises OSError.
+
+    The role reads it here: what a standby says would be its own word.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{address} {time.time_ns()}\n")
 
 
 def _fail(text: str) -> int:

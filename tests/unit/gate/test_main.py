@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from walbasin.gate import main
 from walbasin.wal import getwal
@@ -65,6 +68,24 @@ def test_refusal_logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     (text,) = logged
     assert "10.1.2.3" in text
     assert r"'barman get-wal angus \x1b[2J'" in text
+
+
+def test_address_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file tells one connection from the next, and no link is followed."""
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "barman get-wal --test angus dummy_wal_name")
+    monkeypatch.setenv("SSH_CONNECTION", "10.1.2.3 40000 10.1.2.4 22")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    learned = tmp_path / "learned"
+    texts = set()
+    for _ in range(2):
+        main.main(["--learn", str(learned), "angus"])
+        texts.add(learned.read_text(encoding="utf-8"))
+    assert len(texts) == 2
+    assert all(re.fullmatch(r"10\.1\.2\.3 [0-9]+\n", text) for text in texts)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert main.main(["--learn", str(tmp_path / "link"), "angus"]) == main.REFUSED
+    assert not (tmp_path / "target").exists()
 
 
 def test_host_without_barman(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
