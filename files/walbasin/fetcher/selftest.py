@@ -235,8 +235,17 @@ def _test_spool(call: Call) -> None:
     started = time.monotonic()
     if call.cluster is None:
         return
+    if call.spool is None and not os.path.lexists(call.options.spool_dir):
+        parent = os.path.dirname(os.path.abspath(call.options.spool_dir))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StepFailed(f"the spool {call.options.spool_dir} is missing, and we cannot make it in {parent}")
+        _print_note("spool", f"{call.options.spool_dir} is missing: the first call of restore_command makes it")
+        return
     if call.spool is None:
         raise StepFailed(f"the spool in {call.options.spool_dir} cannot be used")
+    error = running_server.explain_spool(call.cluster, call.options.spool_dir)
+    if error:
+        raise StepFailed(f"each segment would be slow: {error}")
     is_rename = call.spool.is_same_filesystem(call.cluster.file("pg_wal"))
     kind = "delivery is a rename" if is_rename else "another filesystem, so delivery is a copy"
     free = call.spool.free_segments(call.cluster.segment_size)

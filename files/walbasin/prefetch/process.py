@@ -202,7 +202,7 @@ class PrefetchServer:
         if result.outcome == policy.DELIVERED:
             self.not_taken.add(name)
         if result.is_outage:
-            self.spool.record_outage()
+            self.spool.record_outage(printable(result.detail))
         elif result.outcome != policy.UNKNOWN:
             self.spool.clear_outage()
         mode = data_directory.current_mode(self.cluster)
