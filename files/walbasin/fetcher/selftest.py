@@ -13,7 +13,7 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 from walbasin import policy
 from walbasin.fetcher import absence, status
 from walbasin.fetcher.call import Call
-from walbasin.fetcher.log import log
+from walbasin.fetcher.log import describe, log
 from walbasin.local import data_directory, running_server
 from walbasin.local.running_server import NotAsked
 from walbasin.remote import archive, gate_fetch, ssh
@@ -58,7 +58,7 @@ def run(call: Call) -> int:
         _test_archive(call)
         unasked = _test_setting(call)
     except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
-        error = str(failure) or type(failure).__name__
+        error = describe(failure)
         log(f"test failed: {error}")
     status.save_test(call, started, error, gate, unasked)
     return 2 if error else 1 if unasked else 0

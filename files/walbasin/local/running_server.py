@@ -58,8 +58,10 @@ def _ask(cluster: DataDirectory, address: Address, query: str) -> str:
             timeout=LIMIT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotAsked(f"psql: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotAsked(f"psql has not answered in {LIMIT} seconds") from error
+    except OSError as error:
+        raise NotAsked(f"psql cannot be started: {error.strerror}") from error
     if done.returncode != 0:
         raise NotAsked(" ".join(done.stderr.split()) or f"psql ended with status {done.returncode}")
     return done.stdout.rstrip("\n")
