@@ -72,6 +72,15 @@ def verify(name: str, writer: Union[DecompressingWriter, IncomingFile], file: Bi
         archive.verify_segment(name, writer.header, writer.length)
 
 
+def _verify_beginning(name: str, writer: DecompressingWriter, archive: Archive) -> None:
+    """Raise InvalidWal where the beginning of a refused file tells what it is.
+
+    A login message before the segment makes it too long: that would not help anybody.
+    """
+    if segment.is_segment_name(name) and len(writer.header) >= segment.LONG_HEADER.size:
+        archive.verify_header(name, writer.header)
+
+
 class RemoteOutput:
     """Collect what a remote command prints, and how it ends."""
 
@@ -130,6 +139,8 @@ def fetch(
             loop.run_until(is_over, STEP)
             if not output.is_complete:
                 raise FetchError("given up, because this server is to be promoted")
+            if isinstance(output.error, segment.InvalidWal):
+                _verify_beginning(name, writer, archive)
             if output.error is not None:
                 raise output.error
             verify(name, writer, file, archive)
