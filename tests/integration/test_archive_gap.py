@@ -24,6 +24,7 @@ def stuck(chris: Standby, angus: Primary, archive: Callable[..., str], wal: Call
 
 @both_hosts
 def test_selftest(chris: Standby, angus: Primary, stuck: str, barman: BarmanHost, host: str) -> None:
+    chris.make_spool()
     _have, missing, later, *_, newest = angus.segments[3:8]
     call = chris.fetch("test", "-t", host=host, server=stuck)
     assert call.status == 2

@@ -94,7 +94,7 @@ def test_file_that_expands(
     end = "" if jobs == "0" else "printf '.\\0\\0\\0\\0\\0\\0\\0\\0'\n"
     barman.attack(f"{greet(jobs)}{announce(jobs, file.stat().st_size)}cat {file}\n{end}sleep 1\n")
     call = served.fetch(angus.segments[4], "-p", jobs, "--keep-compression", host="hostile")
-    assert_refused(served, call, jobs, cause)
+    assert_refused(served, call, jobs, "WAL page header" if jobs == "0" and kind == "gzip" else cause)
     assert disk_use.most <= 2 * SEGMENT_SIZE
 
 
@@ -110,7 +110,8 @@ def test_file_without_end(
     begin, each = (announce(jobs, 600 * MIB), "") if piece == 600 else ("", announce(jobs, MIB))
     barman.attack(f"{greet(jobs)}{begin}for n in $(seq 600); do\n{each}{mib}\ndone\n")
     call = served.fetch(angus.segments[4], "-p", jobs, host="hostile")
-    assert_refused(served, call, jobs, f"{SEGMENT_SIZE} bytes at most")
+    # Zeros: the direct way says what it has seen.
+    assert_refused(served, call, jobs, "WAL page header" if jobs == "0" else f"{SEGMENT_SIZE} bytes at most")
     assert disk_use.most <= 2 * SEGMENT_SIZE
     assert len(sent.read_text()) < 100, "it is not read to its end"
 

@@ -102,7 +102,9 @@ def test_silent_host(chris: Standby, angus: Primary, silent_host: Path) -> None:
         call = chris.fetch(name, "-p", "3", "-s", "60", ssh_config=str(silent_host))
         assert call.status == 2
         assert call.seconds < 9, "the limit to connect is 10 s"
-    assert "timeline 2 may be taken already" in call.stderr
+    assert "skipped, stock could not be reached" in call.stderr
+    assert "s ago: ssh to stock failed: " in call.stderr, "the cause is repeated"
+    assert "PostgreSQL asks whether timeline 2 exists, and goes on as if it did not" in call.stderr
 
 
 def test_end_of_outage(chris: Standby, angus: Primary) -> None:

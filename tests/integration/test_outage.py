@@ -257,7 +257,7 @@ def test_promotion_during_outage(
     later = calls(chris)[before:]
     assert len(later) > 2
     assert all(0 < int(status) <= 125 for status, *_ in later)
-    assert "timeline 2 may be taken already, and was not looked up" in chris.log()
+    assert "PostgreSQL asks whether timeline 2 exists, and goes on as if it did not" in chris.log()
 
 
 def end_prefetch_process(link: Path) -> None:

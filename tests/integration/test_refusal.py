@@ -41,7 +41,7 @@ def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
         ("of a newer timeline", "timeline 2, newer"),
         ("under another name", "another segment"),
         ("of another size", "segments of 1 MiB, and this cluster's have 16 MiB"),
-        ("of a larger size", "in this cluster such a file has 16777216 bytes at most"),
+        ("of a larger size", "segments of 64 MiB, and this cluster's have 16 MiB"),
         ("truncated", "8388608 bytes where a segment has 16777216"),
         ("too long", "in this cluster such a file has 16777216 bytes at most"),
         ("empty", "0 bytes"),

@@ -2,14 +2,16 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import SEGMENT_SIZE, Server
-from tests.support.processes import give, wait_until
+from tests.support.processes import IS_ROOT, POSTGRES, give, wait_until
 from tests.support.standby import Standby
 
 from .conftest import Primary, rows
@@ -17,6 +19,7 @@ from .conftest import Primary, rows
 
 @pytest.mark.parametrize(("host", "kind"), [("gate", "barman-wal-gate"), ("stock", "no gate")])
 def test_selftest_steps(chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, kind: str) -> None:
+    chris.make_spool()
     newest = angus.segments[5]
     (chris.data / "pg_wal" / newest).write_bytes(wal(newest))
     give(chris.data)
@@ -158,3 +161,50 @@ def test_selftest_on_the_way_of_recovery(
     call = served.fetch(angus.segments[3], "-t", "-p", jobs, host="gate")
     assert (call.status, served.fetch(angus.segments[3], "-p", jobs, host="gate").status) == (status, status)
     assert words in call.stdout + call.stderr
+
+
+def test_spool_missing(chris: Standby, angus: Primary) -> None:
+    """Make no spool: a wrong --spool-dir would look like a standby without a past."""
+    call = chris.fetch("test", "--status", host="gate")
+    assert (call.status, call.stdout) == (2, "")
+    assert (
+        call.stderr
+        == f"barman-wal-restore: spool {chris.spool} is missing: the first call of restore_command makes it\n"
+    )
+    call = chris.fetch(angus.segments[3], "-t", host="gate")
+    assert call.status == 0, call.stderr
+    assert f"--  spool       {chris.spool} is missing: the first call of restore_command makes it" in call.stdout
+    assert not chris.spool.exists()
+    chris.spool = chris.folder / "no" / "such" / "folder"
+    call = chris.fetch(angus.segments[3], "-t", host="gate")
+    assert call.status == 2
+    assert f"the spool {chris.spool} is missing, and we cannot make it in" in call.lines[-1]
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root may give a process mounts of its own")
+@pytest.mark.parametrize(
+    ("mounts", "words"),
+    [
+        ("mount --bind {spool} {spool} && mount -o remount,ro,bind {spool}", "add ReadWritePaths={spool} to its unit"),
+        ("mount -t tmpfs none {spool}", "the server sees another folder at {spool}"),
+        ("mount -t proc -o subset=pid proc /proc", "take ProcSubset=pid out of its unit"),
+        ("true", ""),
+    ],
+)
+def test_mounts_of_the_server(chris: Standby, angus: Primary, mounts: str, words: str) -> None:
+    """Look where the server looks: its unit may give it mounts of its own."""
+    chris.make_spool()
+    become = f"exec setpriv --reuid={POSTGRES} --regid={POSTGRES} --clear-groups sleep 60"
+    script = f"{mounts.format(spool=chris.spool)} && {become}"
+    server = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], cwd=chris.data)
+    try:
+        wait_until(lambda: Path(f"/proc/{server.pid}/comm").read_text() == "sleep\n", "the server", step=0.05)
+        file = chris.data / "postmaster.pid"
+        file.write_text(f"{server.pid}\n{chris.data}\n1700000000\n5432\n")
+        give(file)
+        call = chris.fetch(angus.segments[3], "-t", host="gate")
+    finally:
+        server.kill()
+        server.wait()
+    assert call.status == (2 if words else 0), call.stderr
+    assert words.format(spool=chris.spool) in call.stderr

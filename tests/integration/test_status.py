@@ -84,6 +84,7 @@ def test_counters_after_restart(served: Standby, angus: Primary) -> None:
 
 
 def test_last_test(served: Standby, angus: Primary) -> None:
+    served.make_spool()
     name = angus.segments[2]
     assert status(served)["test"]["time"] == 0
     assert served.fetch(name, "-t", host="gate").status == 0
@@ -112,6 +113,7 @@ def test_failed_test_before_a_restored_segment(served: Standby, angus: Primary) 
 
 
 def test_last_test_without_gate(served: Standby, angus: Primary) -> None:
+    served.make_spool()
     assert served.fetch(angus.segments[2], "-t", host="stock").status == 0
     assert status(served, host="stock")["test"]["gate"] == ""
 

@@ -43,6 +43,11 @@ class Standby:
         (self.data / name).touch()
         give(self.data / name)
 
+    def make_spool(self) -> None:
+        """Make the spool as the role does: -t and --status make none."""
+        self.spool.mkdir(mode=0o700, exist_ok=True)
+        give(self.spool)
+
     def start(
         self,
         wal_name: str,

@@ -9,6 +9,7 @@ from typing import Dict, NamedTuple, Tuple
 from walbasin import policy
 from walbasin.fetcher import gap
 from walbasin.fetcher.call import Call
+from walbasin.fetcher.log import describe
 from walbasin.local import data_directory
 from walbasin.policy import Evidence
 from walbasin.remote.archive import fetch_history, fetch_segment_size
@@ -44,7 +45,8 @@ def explain(call: Call, is_look_due: bool) -> Tuple[str, str]:
         if is_answered:
             gap.postpone(call.spool)
             return policy.judge_absence(name, call.mode, Evidence())
-        cause = str(error) or "it lists a file that it does not give out"
+        is_withheld = isinstance(error, NotInArchive)
+        cause = "it lists a file that it does not give out" if is_withheld else describe(error)
         return policy.UNKNOWN, f"not in the archive, and whether recovery may end here cannot be found out: {cause}"
     return policy.judge_absence(name, call.mode, evidence)
 

@@ -3,6 +3,7 @@
 import contextlib
 from typing import List, Optional
 
+from walbasin.fetcher.log import describe
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, RemoteOutput, verify
 from walbasin.remote.errors import FetchError, NotInArchive
@@ -72,7 +73,7 @@ class ForegroundPrefetch:
                 except (NotInArchive, FetchError, segment.InvalidWal, OSError) as failure:
                     self._spool.abort(name)
                     if not isinstance(failure, NotInArchive):
-                        self.errors.append(f"{name}: {failure}")
+                        self.errors.append(f"{name}: {describe(failure)}")
             self._fetch_next(loop)
 
         try:

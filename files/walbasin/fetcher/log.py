@@ -14,6 +14,17 @@ def log(text: str) -> None:
         return
 
 
+def describe(error: Exception) -> str:
+    """Return an error in words: of one from the disk, the file and the reason.
+
+    >>> describe(OSError(None, "too short", "pg_control")), describe(ValueError("odd"))
+    ('pg_control: too short', 'odd')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 def log_absent(name: str, server: str, next_step: str) -> None:
     """Write that the archive does not have a file, unless it is a history.
 

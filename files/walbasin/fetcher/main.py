@@ -78,6 +78,8 @@ def _main(words: List[str], reply: Optional[Reply]) -> int:
     except UsageError as error:
         log(f"{error}; nothing was fetched")
         return _final_status(policy.LOCAL_ERROR, _mode_here())
+    if options.test or options.status:
+        options = _add_deployed(words, options)
     call = _make_call(options)
     if options.status:
         from walbasin.fetcher import status
@@ -90,6 +92,24 @@ def _main(words: List[str], reply: Optional[Reply]) -> int:
     return _deliver(call, reply)
 
 
+def _add_deployed(words: List[str], options: Options) -> Options:
+    """Return the options, with those of the role's command where none are given.
+
+    Whoever calls by hand leaves them out.
+    """
+    from walbasin.fetcher import deployed
+
+    cluster = data_directory.find(options.wal_dest)
+    command = deployed.read_command(options.barman_host, options.server_name, cluster.path if cluster else None)
+    try:
+        completed = parse(words, command)
+    except UsageError:  # not one of this version's
+        return options
+    if options.test and vars(completed) != vars(options):
+        print(f"--  options     those not given are taken from {deployed.path_for(options.server_name)}", flush=True)
+    return completed
+
+
 def _make_call(options: Options) -> Call:
     cluster = data_directory.find(options.wal_dest)
     mode = options.mode or _mode_of(cluster)
@@ -97,10 +117,11 @@ def _make_call(options: Options) -> Call:
     if cluster is None:
         log(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
     elif options.test or options.status or not _is_final(options, cluster):
+        is_delivery = not options.test and not options.status
         try:
-            spool = Spool(options.spool_dir, cluster, options.barman_host, options.server_name)
+            spool = Spool(options.spool_dir, cluster, options.barman_host, options.server_name, may_create=is_delivery)
         except SpoolRefused as refusal:
-            log(f"{refusal}; fetching without it")
+            log(f"{refusal}; fetching without it" if is_delivery else str(refusal))
     return Call(options, cluster, mode, spool)
 
 

@@ -1,7 +1,7 @@
 """Parse the command line: every option of Barman's own tool, with its meaning."""
 
 import argparse
-from typing import List, NoReturn, Optional
+from typing import List, NoReturn, Optional, Sequence
 
 from walbasin import VERSION, policy
 from walbasin.local import ipc
@@ -123,12 +123,16 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(words: List[str]) -> Options:
+def parse(words: List[str], deployed: Sequence[str] = ()) -> Options:
     """Return the values of a command line. Raises UsageError.
 
-    -h and -V print, and end the process with 0.
+    deployed: another one, whose options count where none are given. -h and -V print,
+    and end the process with 0.
     """
-    options = _parser(has_file="--status" not in words).parse_args(words, Options())
+    options = Options()
+    if deployed:
+        options = _parser().parse_args(list(deployed), options)
+    options = _parser(has_file="--status" not in words).parse_args(words, options)
     if options.barman_host.startswith("-") or options.server_name.startswith("-"):
         raise UsageError("neither a host nor a server has a name that begins with '-'")
     if options.form != PLAIN and not options.status:

@@ -97,9 +97,12 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     options, spool, cluster = call.options, call.spool, call.cluster
     handover.check_destination(options.wal_dest)
     if spool is not None and reply is None and call.mode == policy.STANDBY:
-        age = spool.outage_age()
-        if age is not None and age < OUTAGE_SECONDS:
-            raise SkippedDuringOutage(f"skipped, {options.barman_host} could not be reached {age:.0f} s ago")
+        outage = spool.outage()
+        if outage is not None and outage.age < OUTAGE_SECONDS:
+            cause = f": {outage.cause}" if outage.cause else ""
+            raise SkippedDuringOutage(
+                f"skipped, {options.barman_host} could not be reached {outage.age:.0f} s ago{cause}"
+            )
     try:
         if spool is None or cluster is None or options.parallel < 2:
             _fetch_directly(call, None)
@@ -107,9 +110,9 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
             _fetch_with_foreground_prefetch(call, spool, cluster, reason)
         else:
             _fetch_through_prefetch(call, spool, cluster, reply)
-    except OUTAGES:
+    except OUTAGES as error:
         if spool is not None:
-            spool.record_outage()
+            spool.record_outage(str(error))
         raise
     if spool is not None:
         spool.clear_outage()
@@ -224,14 +227,14 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
         return
     if outcome == policy.INVALID:
         detail = f"what came from {call.options.barman_host} was refused: {detail}"
-    if segment.is_history_name(name) and outcome not in (policy.LOCAL_ERROR, policy.GAP):
-        detail += f"; timeline {segment.timeline(name)} may be taken already, and was not looked up"
     if verdict.status is None:
         next_step = f"trying again in {verdict.pause:.0f} s"
     elif verdict.status == exit_status.FATAL_STATUS:
         next_step = (
             "PostgreSQL stops here, so that recovery does not end early: nothing is lost, mend it and start again"
         )
+    elif segment.is_history_name(name):
+        next_step = f"PostgreSQL asks whether timeline {segment.timeline(name)} exists, and goes on as if it did not"
     else:
         next_step = f"nothing was delivered, {ASKS_AGAIN}"
     if outcome == policy.GAP and call.mode == policy.STANDBY:

@@ -13,7 +13,7 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 from walbasin import policy
 from walbasin.fetcher import absence, gap, status
 from walbasin.fetcher.call import Call
-from walbasin.fetcher.log import log
+from walbasin.fetcher.log import describe, log
 from walbasin.fetcher.status import LastTest
 from walbasin.local import data_directory, running_server
 from walbasin.local.running_server import NotAsked
@@ -64,7 +64,7 @@ def run(call: Call) -> int:
         _test_archive(call)
         unasked = _test_setting(call)
     except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
-        error = str(failure) or type(failure).__name__
+        error = describe(failure)
         log(f"test failed: {error}")
         is_lasting = isinstance(failure, LastingFailure)
     status.save_test(call, LastTest(started, time.time() - started, error, gate, unasked, is_lasting))
@@ -248,8 +248,17 @@ def _test_spool(call: Call) -> None:
     started = time.monotonic()
     if call.cluster is None:
         return
+    if call.spool is None and not os.path.lexists(call.options.spool_dir):
+        parent = os.path.dirname(os.path.abspath(call.options.spool_dir))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StepFailed(f"the spool {call.options.spool_dir} is missing, and we cannot make it in {parent}")
+        _print_note("spool", f"{call.options.spool_dir} is missing: the first call of restore_command makes it")
+        return
     if call.spool is None:
         raise StepFailed(f"the spool in {call.options.spool_dir} cannot be used")
+    error = running_server.explain_spool(call.cluster, call.options.spool_dir)
+    if error:
+        raise StepFailed(f"each segment would be slow: {error}")
     is_rename = call.spool.is_same_filesystem(call.cluster.file("pg_wal"))
     kind = "delivery is a rename" if is_rename else "another filesystem, so delivery is a copy"
     free = call.spool.free_segments(call.cluster.segment_size)

@@ -14,6 +14,7 @@ import struct
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
+from walbasin.local import processes
 from walbasin.wal import segment
 
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
@@ -82,7 +83,7 @@ def _ancestors() -> Iterator[int]:
     process = os.getppid()
     while process > 1:
         yield process
-        process = _parent_of(process)
+        process = processes.parent_of(process)
 
 
 def read(path: str) -> Optional[DataDirectory]:
@@ -260,14 +261,6 @@ def find_startup_process(postmaster_id: Optional[str]) -> Optional[int]:
         if postmaster_id is not None and parent == process_id(postmaster_id):
             return process
     return None
-
-
-def _parent_of(process: int) -> int:
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])  # proc(5)
-    except OSError:
-        return 0
 
 
 def promotion_files(cluster: DataDirectory) -> List[str]:

@@ -5,8 +5,9 @@ import os
 import subprocess
 from typing import List, NamedTuple, Optional
 
-from walbasin.local import data_directory
+from walbasin.local import data_directory, mounts
 from walbasin.local.data_directory import DataDirectory
+from walbasin.local.spool import BOOT_ID
 
 # Seconds for psql, and for its connection.
 LIMIT, CONNECT_LIMIT = 20, 10
@@ -65,8 +66,10 @@ def _ask(cluster: DataDirectory, address: Address, query: str) -> str:
             timeout=LIMIT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotAsked(f"psql: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotAsked(f"psql has not answered in {LIMIT} seconds") from error
+    except OSError as error:
+        raise NotAsked(f"psql cannot be started: {error.strerror}") from error
     if done.returncode != 0:
         raise NotAsked(" ".join(done.stderr.split()) or f"psql ended with status {done.returncode}")
     return done.stdout.rstrip("\n")
@@ -116,3 +119,23 @@ def explain_targets(cluster: DataDirectory) -> str:
     found = next((name for name in TARGETS if settings.get(name)), "")
     reset = "take it out of recovery.conf" if cluster.major_version < 12 else f"ALTER SYSTEM RESET {found}"
     return f"{found} is set, so its next start would end recovery there: {reset}" if found else ""
+
+
+def explain_spool(cluster: DataDirectory, spool: str) -> str:
+    """Return why the running server cannot use a spool that we can use, or "".
+
+    Its service may have mounts of its own. Empty too where nobody can tell.
+    """
+    if cluster.postmaster_id is None:
+        return ""
+    process = f"/proc/{data_directory.process_id(cluster.postmaster_id)}"
+    try:
+        if os.readlink(f"{process}/cwd") != cluster.path:  # of another container, with ids of its own
+            return ""
+        with open(f"{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            server = file.read()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            ours = file.read()
+    except OSError:
+        return ""
+    return mounts.explain(server, ours, os.path.realpath(spool), BOOT_ID)

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import time
-from typing import BinaryIO, Iterable, List, Optional, Tuple
+from typing import BinaryIO, Iterable, List, NamedTuple, Optional, Tuple
 
 from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
@@ -27,13 +27,20 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 # Ends the name of a file that is not verified yet.
 UNFINISHED = ".unfinished"
 COMPRESSED = ".compressed" + UNFINISHED
-# Holds when Barman was last found unreachable.
+# Holds when Barman was last found unreachable, and in a second line why.
 OUTAGE = "outage"
 # Holds the id of the last prefetch process.
 PROCESS = "process"
 # What the spool leaves free on its filesystem: segments, and a share of the whole.
 SPARE_SEGMENTS = 4
 SPARE_SHARE = 0.05
+
+
+class Outage(NamedTuple):
+    """Hold how many seconds ago Barman could not be reached, and why, in words."""
+
+    age: float
+    cause: str
 
 
 class SpoolRefused(Exception):
@@ -72,13 +79,14 @@ def spare(total: int, size: int) -> float:
     return max(SPARE_SEGMENTS * size, SPARE_SHARE * total)
 
 
-def _open_folder(name: str, parent: Optional[int] = None) -> int:
+def _open_folder(name: str, parent: Optional[int] = None, may_create: bool = True) -> int:
     """Return a descriptor of a private folder, made where it is missing.
 
     Raises SpoolRefused, OSError.
     """
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=parent)
+        if may_create:
+            os.mkdir(name, 0o700, dir_fd=parent)
     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     status = os.fstat(folder)
     if not _is_private(status):
@@ -96,15 +104,20 @@ def _is_private(status: os.stat_result) -> bool:
 class Spool:
     """Keep the segments of one cluster."""
 
-    def __init__(self, root: str, cluster: DataDirectory, barman_host: str, server: str) -> None:
-        """Open it, and make it where it is missing. Raises SpoolRefused."""
+    def __init__(
+        self, root: str, cluster: DataDirectory, barman_host: str, server: str, *, may_create: bool = True
+    ) -> None:
+        """Open it, and make it where it is missing. Raises SpoolRefused.
+
+        may_create: False leaves a spool folder that is missing alone.
+        """
         try:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
             cluster_folder = folder_name(cluster, barman_host, server)
             self._target = f"{cluster_folder}/{boot}"
             self._link_suffix = f"{barman_host}.{server}"
-            self._root = _open_folder(root)
+            self._root = _open_folder(root, may_create=may_create)
             try:
                 of_cluster = _open_folder(cluster_folder, self._root)
                 try:
@@ -119,7 +132,10 @@ class Spool:
                 self.unregister()
                 raise
         except OSError as error:
-            raise SpoolRefused(f"spool {root}: {error.strerror}") from error
+            if not may_create and isinstance(error, FileNotFoundError) and error.filename == root:
+                raise SpoolRefused(f"spool {root} is missing: the first call of restore_command makes it") from error
+            where = "" if error.filename in (None, root) else f"{error.filename}: "
+            raise SpoolRefused(f"spool {root}: {where}{error.strerror}") from error
 
     def descriptors(self) -> List[int]:
         """Return what it has open."""
@@ -348,22 +364,23 @@ class Spool:
         except (OSError, ValueError):
             return None
 
-    def record_outage(self) -> None:
-        """Remember that Barman could not be reached just now."""
-        self._save(OUTAGE, str(time.monotonic()))
+    def record_outage(self, cause: str) -> None:
+        """Remember that Barman could not be reached just now, and why."""
+        self._save(OUTAGE, f"{time.monotonic()}\n{cause}")
 
     def clear_outage(self) -> None:
         """Forget the outage: Barman was reached."""
         self.remove([OUTAGE])
 
-    def outage_age(self) -> Optional[float]:
-        """Return the seconds since Barman was last found unreachable, or None.
+    def outage(self) -> Optional[Outage]:
+        """Return the last outage, unless Barman has been reached since.
 
         The clock is the boot's, as the folder is.
         """
         try:
             with self._open_to_read(OUTAGE) as file:
-                return time.monotonic() - float(file.read())
+                moment, _, cause = file.read().decode("utf-8", "replace").partition("\n")
+                return Outage(time.monotonic() - float(moment), cause)
         except (OSError, ValueError):
             return None
 

@@ -11,10 +11,10 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Dict, NamedTuple, NoReturn, Optional, Set
+from typing import Dict, List, NamedTuple, NoReturn, Optional, Set
 
 from walbasin import policy
-from walbasin.local import data_directory, ipc, whole_file
+from walbasin.local import data_directory, ipc, processes, whole_file
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
 from walbasin.local.spool import Spool
@@ -146,8 +146,9 @@ class PrefetchServer:
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
             debug("a promotion is asked for: nothing is fetched any more")
-            self.prefetcher.give_up(GivenUp())
-            self.spool.record_outage()
+            cause = GivenUp()
+            self.prefetcher.give_up(cause)
+            self.spool.record_outage(str(cause))
 
     def _end(self) -> None:
         self.is_ending = True
@@ -220,7 +221,7 @@ class PrefetchServer:
         if result.outcome == policy.DELIVERED:
             self.not_taken.add(name)
         if result.is_outage:
-            self.spool.record_outage()
+            self.spool.record_outage(printable(result.detail))
         elif result.outcome != policy.UNKNOWN:
             self.spool.clear_outage()
         mode = data_directory.current_mode(self.cluster)
@@ -302,37 +303,27 @@ def why_not(spool: Spool, cluster: DataDirectory) -> str:
     try:
         with open("/proc/1/status", encoding="ascii", errors="replace") as file:
             status = file.read()
-        with open("/proc/1/stat", encoding="ascii", errors="replace") as file:
-            stat = file.read()
+        fields = processes.read_stat(1)
     except OSError:
         return ""
-    return (
-        "" if may_reap(status, stat) and not _is_zombie(spool.former_process(REAPED_IN)) else "process 1 leaves zombies"
-    )
+    is_reaped = may_reap(status, fields) and not processes.is_zombie(spool.former_process(REAPED_IN))
+    return "" if is_reaped else "process 1 leaves zombies"
 
 
-def may_reap(status: str, stat: str) -> bool:
+def may_reap(status: str, fields: List[str]) -> bool:
     """Return False for a process that has never noticed the end of a child.
 
-    status, stat: what is in /proc/PID (proc(5)). It has caught, blocked or ignored
-    SIGCHLD, or has waited for a child: then that child's page faults are in cminflt.
+    status, fields: what is in /proc/PID/status, and see processes.stat_fields. It has
+    caught, blocked or ignored SIGCHLD, or has waited for a child: then that child's
+    page faults are in cminflt.
 
-    >>> may_reap("SigIgn:\\t0000000000000000\\n", "1 (sleep) S 0 1 1 0 -1 4 120 0 0")
+    >>> may_reap("SigIgn:\\t0000000000000000\\n", "S 0 1 1 0 -1 4 120 0 0".split())
     False
     """
     masks = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Sig"))
     bit = 1 << (signal.SIGCHLD - 1)
     notices = any(int(masks.get(name, "0"), 16) & bit for name in ("SigBlk", "SigIgn", "SigCgt"))
-    return notices or int(stat.rpartition(")")[2].split()[8]) > 0
-
-
-def _is_zombie(process: Optional[int]) -> bool:
-    """Return whether a process has ended, and nobody has taken note of it."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
+    return notices or int(fields[processes.CHILD_FAULTS]) > 0
 
 
 def start(config: PrefetchConfig) -> bool:

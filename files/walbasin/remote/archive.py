@@ -76,6 +76,15 @@ def verify(name: str, writer: Union[DecompressingWriter, IncomingFile], file: Bi
         archive.verify_segment(name, writer.header, writer.length)
 
 
+def _verify_beginning(name: str, writer: DecompressingWriter, archive: Archive) -> None:
+    """Raise InvalidWal where the beginning of a refused file tells what it is.
+
+    A login message before the segment makes it too long: that would not help anybody.
+    """
+    if segment.is_segment_name(name) and len(writer.header) >= segment.LONG_HEADER.size:
+        archive.verify_header(name, writer.header)
+
+
 class RemoteOutput:
     """Collect what a remote command prints, and how it ends."""
 
@@ -124,7 +133,11 @@ def fetch(
             loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))
             if beside is not None:
                 beside(loop)
-            wait_for(archive, output, loop)
+            try:
+                wait_for(archive, output, loop)
+            except segment.InvalidWal:
+                _verify_beginning(name, writer, archive)
+                raise
             verify(name, writer, file, archive)
         loop.run_until(lambda: False)
 

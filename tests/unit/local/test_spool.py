@@ -21,10 +21,12 @@ class Standby:
         self.data = build_data_directory(folder / "main")
         self.destination = self.data / "pg_wal" / "RECOVERYXLOG"
 
-    def open(self, host: str = "barman", server: str = "angus", data: "Path | None" = None) -> Spool:
+    def open(
+        self, host: str = "barman", server: str = "angus", data: "Path | None" = None, may_create: bool = True
+    ) -> Spool:
         found = data_directory.read(str(data or self.data))
         assert found
-        return Spool(str(self.root), found, host, server)
+        return Spool(str(self.root), found, host, server, may_create=may_create)
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.root.rglob("*") if path.is_file())
@@ -101,7 +103,7 @@ def test_names(standby: Standby) -> None:
     ours = standby.open()
     add(ours, NEXT)
     add(ours, NAME)
-    ours.record_outage()
+    ours.record_outage("no route")
     ours.create("000000010000000000000003").close()
     assert ours.names() == [NAME, NEXT]
     ours.remove([NAME, "000000010000000000000009"])
@@ -254,13 +256,29 @@ def test_free_segments_of_own_filesystem(standby: Standby) -> None:
 
 def test_outage(standby: Standby) -> None:
     ours = standby.open()
-    assert ours.outage_age() is None
-    ours.record_outage()
-    age = standby.open().outage_age()
-    assert age is not None
-    assert 0 <= age < 5
+    assert ours.outage() is None
+    ours.record_outage("ssh to barman failed: no route to host")
+    outage = standby.open().outage()
+    assert outage is not None
+    assert 0 <= outage.age < 5
+    assert outage.cause == "ssh to barman failed: no route to host"
     ours.clear_outage()
-    assert ours.outage_age() is None
+    assert ours.outage() is None
+
+
+def test_missing_spool_left_alone(standby: Standby) -> None:
+    with pytest.raises(SpoolRefused, match=f"spool {standby.root} is missing"):
+        standby.open(may_create=False)
+    assert not standby.root.exists()
+    standby.open()
+    standby.open(may_create=False)
+
+
+def test_no_boot_id(standby: Standby, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name what could not be read: a service with ProcSubset=pid has no boot_id."""
+    monkeypatch.setattr(spool, "BOOT_ID", str(tmp_path / "boot_id"))
+    with pytest.raises(SpoolRefused, match=f"{tmp_path}/boot_id: No such file"):
+        standby.open()
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
