@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.role_templar import ROOT
 
-# Some three hundred tasks, a process each.
-pytestmark = pytest.mark.timeout(600)
+# Some seven hundred tasks, a process each.
+pytestmark = pytest.mark.timeout(900)
 
 USER = getpass.getuser()
 # In place of a file's text: a pipe without a writer, a link to what only root reads.
