@@ -57,12 +57,10 @@ class Hosts:
             "standby_barman_config": str(self.barman.folder / "barman.conf"),
             "standby_postgres_user": POSTGRES,
             "__standby_home": {"ansible_facts": {"getent_passwd": {POSTGRES: home}}},
-            "__standby_barman_home": {
-                "ansible_facts": {"getent_passwd": {ME: [*home[:4], str(self.folder / "barman"), ""]}}
-            },
-            "__standby_barman_python": {"stdout": PYTHON},
+            "__standby_barman_home": self.account("/bin/sh"),
+            "__standby_barman_python": {"rc": 0, "stdout": PYTHON},
             "__standby_present_key": {"rc": 1},
-            "__standby_address": {"stdout": "10.9.9.9"},
+            "__standby_address": {"rc": 0, "stdout": "10.9.9.9", "stderr": ""},
             "__standby_etc": str(self.folder / "etc/angus"),
             "__standby_lib": str(self.barman.folder / "lib"),
             "__standby_gate": str(self.barman.folder / "lib/barman-wal-gate"),
@@ -71,10 +69,14 @@ class Hosts:
         }
         return {**known, **changed}
 
-    def run(self, *options: str, **changed: Any) -> str:
+    def account(self, shell: str) -> dict[str, Any]:
+        """Return the account of Barman's user, as the module getent does."""
+        return {"ansible_facts": {"getent_passwd": {ME: ["x", "0", "0", "", str(self.folder / "barman"), shell]}}}
+
+    def run(self, *options: str, tasks: str = "exchange_keys", **changed: Any) -> str:
         """Return what ansible-playbook prints."""
         (self.folder / "barman").mkdir(exist_ok=True)
-        role = {"name": "walbasin.barman.standby", "tasks_from": "exchange_keys", "defaults_from": "main"}
+        role = {"name": "walbasin.barman.standby", "tasks_from": tasks}
         play = [{"hosts": "chris", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}]
         (self.folder / "site.yml").write_text(json.dumps(play))
         (self.folder / "variables.json").write_text(json.dumps(self.variables(**changed)))
@@ -86,10 +88,11 @@ class Hosts:
             *options,
             self.folder / "site.yml",
         ]
+        tools = f"{self.folder}/tools:{self.barman.folder}/bin"
         ran = subprocess.run(
             [sys.executable, "-m", "ansible", "playbook", *words],
             cwd=ROOT,
-            env={**os.environ, "PATH": f"{self.folder}/tools:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"},
+            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -186,7 +189,7 @@ def test_addresses_that_keep_the_standby_out(hosts: Hosts) -> None:
     assert "failed=1" in output, output
     assert "from=192.0.2.0/24 (standby_key_from)" in output
     assert hosts.state() == before
-    assert succeeded(hosts.run(standby_key_from=["127.0.0.0/8"])) == 1
+    assert succeeded(hosts.run(standby_key_from=["127.0.0.0/8"])) > 0
     assert [line.split(",")[1] for line in hosts.lines()] == ['from="127.0.0.0/8"']
 
 
@@ -240,3 +243,27 @@ def test_two_runs_at_once(hosts: Hosts) -> None:
     for output in [run.communicate()[0] for run in runs]:
         succeeded(output)
     assert [line.split(",")[1] for line in hosts.lines()] == ['from="127.0.0.1"']
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("", ""),
+        ("/bin/bash", ""),
+        ("/bin/rbash", "restricted"),
+        ("/usr/sbin/nologin", "This account is currently not available"),
+        ("/bin/false", "it says nothing"),
+        ("/nonexistent", "No such file"),
+    ],
+)
+def test_shell_of_barmans_user(hosts: Hosts, shell: str, words: str) -> None:
+    output = hosts.run(
+        tasks="preflight_barman", __standby_barman_home=hosts.account(shell), __standby_python={"stdout": PYTHON}
+    )
+    if words:
+        assert "failed=1" in output, output
+        assert re.search(
+            f"has the shell {shell}, with which sshd cannot run the gate: .*{words}.*usermod -s /bin/sh", output
+        ), output
+    else:
+        assert succeeded(output) == 0
