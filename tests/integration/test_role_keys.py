@@ -267,3 +267,20 @@ def test_shell_of_barmans_user(hosts: Hosts, shell: str, words: str) -> None:
         ), output
     else:
         assert succeeded(output) == 0
+
+
+def test_rotation(hosts: Hosts) -> None:
+    """The next key stands beside the present one, has its type, and takes its place."""
+    hosts.deploy()
+    (former,) = hosts.lines()
+    present = {"rc": 0, "stdout": f"{hosts.key_type()} AAAA"}
+    assert succeeded(hosts.run(__standby_generation="+next", __standby_present_key=present)) > 0
+    lines = hosts.lines()
+    assert [line.split()[-1].rpartition(":")[2] for line in lines] == ["keys", "keys+next"]
+    assert lines[0] == former
+    key = hosts.folder / f"home/.ssh/walbasin_{hosts.barman.servers[0]}"
+    for suffix in ("", ".pub"):
+        key.with_name(f"{key.name}+next{suffix}").replace(key.with_name(key.name + suffix))
+    assert hosts.key_type() == former.split()[-3]
+    assert succeeded(hosts.run()) > 0
+    assert hosts.lines() == [lines[1].removesuffix("+next")]
