@@ -159,6 +159,8 @@ class Prefetcher:
         self._lookahead_credit = 0
         # What threads have decompressed, and the pipe through which they wake the loop.
         self._decompressed: Deque[Tuple[InFlightFetch, Optional[Exception]]] = deque()
+        # Files with which a thread is at work.
+        self._decompressing = 0
         self._costly = threading.Semaphore(compression.MOST_COSTLY)
         # Segments that a file takes of the spool until it is whole: one that arrives
         # compressed is there twice.
@@ -175,6 +177,10 @@ class Prefetcher:
         """Give up what is not on its way: there is no way to the host."""
         for name in self._not_in_flight():
             self._finish(name, result_of(cause))
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing comes, and nothing that came is being decompressed."""
+        return self._decompressing == 0 and self.loop.is_quiet()
 
     def give_up(self, cause: FetchError) -> None:
         """Fetch nothing that is on its way, and say why to who waits."""
@@ -275,6 +281,7 @@ class Prefetcher:
     def on_complete(self, fetch: InFlightFetch, error: Optional[Exception]) -> None:
         """Store a file that has arrived, once it is decompressed and verified."""
         if error is None and fetch.incoming.compression:
+            self._decompressing += 1
             threading.Thread(target=self._decompress, args=(fetch,), daemon=True).start()
         else:
             self._store_or_retry(fetch, error or self._verify(fetch))
@@ -289,6 +296,7 @@ class Prefetcher:
     def _on_decompressed(self) -> None:
         os.read(self._wake_reader, 4096)
         while self._decompressed:
+            self._decompressing -= 1
             self._store_or_retry(*self._decompressed.popleft())
 
     def _verify(self, fetch: InFlightFetch) -> Optional[Exception]:

@@ -138,10 +138,12 @@ class PrefetchServer:
     def _give_up_for_promotion(self) -> None:
         """Hold up no promotion: neither with this file, nor with those asked for next.
 
-        A shell may be waiting for a segment that is on its way.
+        A shell may be waiting for a segment that is on its way. What does come is
+        brought to the end: a promotion replays all that the archive gives out.
         """
         if (
             self.prefetcher.has_work()
+            and self.prefetcher.is_quiet()
             and any(map(os.path.exists, self.promotion_files))
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import tempfile
-import time
 from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from walbasin.local.data_directory import DataDirectory
@@ -145,12 +144,12 @@ def fetch(
 def wait_for(archive: Archive, output: RemoteOutput, loop: EventLoop) -> None:
     """Handle events until an output is complete. Raises what it has ended with.
 
-    Raises GivenUp when a promotion is asked for meanwhile.
+    Raises GivenUp when a promotion is asked for and nothing comes: it replays all that
+    the archive gives out, but waits for none.
     """
-    first_look = time.monotonic() + STEP
 
     def is_unwanted() -> bool:
-        return time.monotonic() > first_look and any(map(os.path.exists, archive.promotion_files))
+        return loop.is_quiet() and any(map(os.path.exists, archive.promotion_files))
 
     loop.run_until(lambda: output.is_complete or is_unwanted(), STEP)
     if not output.is_complete:

@@ -81,6 +81,8 @@ class GateConnection(ssh.Connection):
         self._kind = b""
         self._left = 0
         self._has_first_byte = False
+        # The gate has said that Barman is at work on it.
+        self._is_worked_on = False
         self._error: Optional[Exception] = None
         os.set_blocking(self.stdout, False)
         with contextlib.suppress(OSError):  # beyond a limit of the user's; the default does as well
@@ -215,8 +217,14 @@ class GateConnection(ssh.Connection):
 
     def _note_work(self) -> None:
         """Wait on: the gate says that Barman is at work on the file."""
+        self._is_worked_on = True
         if time.monotonic() - self.awaits_since < ssh.COMPUTE_LIMIT:
             self.touch()
+
+    def is_quiet(self) -> bool:
+        if self._is_worked_on:
+            return time.monotonic() - self.last_sign > ssh.START_LIMIT
+        return super().is_quiet()
 
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.
@@ -256,7 +264,7 @@ class GateConnection(ssh.Connection):
 
     def _complete(self, error: Optional[Exception]) -> None:
         """Hand the awaited answer over, and await the next one."""
-        self._has_first_byte, self._error = False, None
+        self._has_first_byte, self._is_worked_on, self._error = False, False, None
         if self.arrived:
             self.answered_at = time.monotonic()
             self.rate = self.arrived / max(self.answered_at - self.awaits_since, 0.001)

@@ -44,6 +44,11 @@ CHATTER = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes 
 LET_IN = "Authenticated to "
 
 
+# Seconds without a sign, after which a promotion does not wait for a connection: one
+# that is open, and one that is being made or on which Barman has yet to begin.
+QUIET_LIMIT, START_LIMIT = 1, 3
+
+
 class Remote(NamedTuple):
     """Hold where Barman is, and as whom to go there."""
 
@@ -186,6 +191,10 @@ class Connection:
         self._counted += received
         if self._counted >= LEAST:
             self.touch()
+
+    def is_quiet(self) -> bool:
+        """Return whether a promotion need not wait for what may come."""
+        return time.monotonic() - self.last_sign > (QUIET_LIMIT if self.has_answered else START_LIMIT)
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""
@@ -410,6 +419,10 @@ class EventLoop:
         """End a connection, and tell it what went wrong, if anything did."""
         self.abort(connection)
         connection.end(error)
+
+    def is_quiet(self) -> bool:
+        """Return whether none of the connections brings anything."""
+        return all(connection.is_quiet() for connection in self._open)
 
     def finish_all(self, error: Exception) -> None:
         """End all connections, and tell each of them why."""
