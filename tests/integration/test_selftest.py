@@ -121,6 +121,7 @@ def test_selftest_of_running_server(
 
 def test_selftest_of_primary(chris: Standby, angus: Primary) -> None:
     """Test a primary, which may become the standby, without judging its settings."""
+    chris.make_spool()
     call = chris.fetch("test", "-t", host="gate", cwd=angus.server.data, destination="pg_wal/test")
     assert (call.status, call.stderr) == (0, ""), call.stdout
     assert "the server is a primary, which needs no restore_command" in call.stdout

@@ -171,7 +171,7 @@ def assert_positions(server: Server) -> None:
     """Compare what we read of pg_control with what the server says of it."""
     found = data_directory.read(str(server.data))
     assert found is not None
-    said_size = int(server.control("Bytes per WAL segment"))
+    said_size = int(server.sql("SELECT bytes_per_wal_segment FROM pg_control_init()"))
     control = (server.data / "global" / "pg_control").read_bytes()
     assert found.known_segment_size == data_directory.parse_segment_size(control) == said_size
     for _ in range(5):  # a restartpoint may come between the two

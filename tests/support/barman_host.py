@@ -26,9 +26,11 @@ cd {folder}
 for word; do name=$word; done
 echo "$*" >>requests
 case " $* " in *" --peek "*) exec {barman} -c {folder}/barman.conf "$@" ;; esac
-if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ] && grep -q sshd /proc/$PPID/comm; then
+if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ]; then
     sed -i 1d drop
-    kill -9 $PPID
+    parent=$PPID
+    while [ "${{parent:-0}}" -gt 1 ] && ! grep -q sshd /proc/$parent/comm; do parent=$(cut -d ' ' -f 4 /proc/$parent/stat); done
+    [ "${{parent:-0}}" -le 1 ] || kill -9 $parent
     exit
 fi
 if [ "$(cat hold 2>/dev/null)" = "$name" ]; then
