@@ -29,7 +29,9 @@ case " $* " in *" --peek "*) exec {barman} -c {folder}/barman.conf "$@" ;; esac
 if [ "$(head -n 1 drop 2>/dev/null)" = "$name" ]; then
     sed -i 1d drop
     parent=$PPID
-    while [ "${{parent:-0}}" -gt 1 ] && ! grep -q sshd /proc/$parent/comm; do parent=$(cut -d ' ' -f 4 /proc/$parent/stat); done
+    while [ "${{parent:-0}}" -gt 1 ] && ! grep -q sshd /proc/$parent/comm; do
+        parent=$(cut -d ' ' -f 4 /proc/$parent/stat)
+    done
     [ "${{parent:-0}}" -le 1 ] || kill -9 $parent
     exit
 fi
