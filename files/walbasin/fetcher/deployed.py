@@ -62,5 +62,10 @@ def parse(text: str, barman_host: str, server: str, data: Optional[str]) -> List
         return []
     if data is not None and os.path.realpath(folder) != data:
         return []
-    program, *words = [word.replace("%%", "%") for word in shlex.split(command)] or [""]
-    return words if os.path.basename(program) == "barman-wal-restore" else []
+    words = shlex.split(command)
+    calls = [index for index, word in enumerate(words) if os.path.basename(word) == "barman-wal-restore"]
+    # Where the settings lie in the data directory a guard is around the call, which
+    # names the program before, and goes on behind "%p".
+    call = words[calls[-1] + 1 :] if calls else []
+    end = next((index for index, word in enumerate(call) if word.startswith("%p")), len(call))
+    return [word.replace("%%", "%") for word in call[:end]] + (["%p"] if call[end:] else [])

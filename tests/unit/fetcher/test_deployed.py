@@ -99,6 +99,17 @@ def test_file_not_trusted(etc: Etc, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert etc.read() == []
 
 
+def test_guarded_command(etc: Etc) -> None:
+    """Find the call where the role has written a guard around it (settings.yml)."""
+    plain = etc.read()
+    guard = "[ -x /usr/local/bin/barman-wal-restore ] && exec "
+    without = (
+        'echo "barman-wal-restore is not installed on this host" >&2; [ ! -e recovery.signal ] || exit 200; exit 1'
+    )
+    etc.record(restore_command=f"{guard}{COMMAND}; {without}")
+    assert etc.read() == plain != []
+
+
 @pytest.mark.parametrize(
     "changes",
     [
