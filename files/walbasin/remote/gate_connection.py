@@ -221,10 +221,8 @@ class GateConnection(ssh.Connection):
         if time.monotonic() - self.awaits_since < ssh.COMPUTE_LIMIT:
             self.touch()
 
-    def is_quiet(self) -> bool:
-        if self._is_worked_on:
-            return time.monotonic() - self.last_sign > ssh.START_LIMIT
-        return super().is_quiet()
+    def has_begun(self) -> bool:
+        return super().has_begun() and not self._is_worked_on
 
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.

@@ -30,6 +30,9 @@ COMPUTE_LIMIT = 600
 # Bytes that must come in SILENCE_LIMIT seconds from the first byte of an answer on,
 # until it is complete. Less is a trickle, and counts as silence.
 LEAST = 64 * 1024
+# Seconds without a sign, after which a promotion does not wait for a connection: one
+# that is open, and one that is being made or on which Barman has yet to begin.
+QUIET_LIMIT, START_LIMIT = 1, 3
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -42,11 +45,6 @@ SSH_FAILED = 255
 CHATTER = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: ")
 # Of these, what ssh says when it was let in.
 LET_IN = "Authenticated to "
-
-
-# Seconds without a sign, after which a promotion does not wait for a connection: one
-# that is open, and one that is being made or on which Barman has yet to begin.
-QUIET_LIMIT, START_LIMIT = 1, 3
 
 
 class Remote(NamedTuple):
@@ -192,9 +190,13 @@ class Connection:
         if self._counted >= LEAST:
             self.touch()
 
+    def has_begun(self) -> bool:
+        """Return whether what is awaited needs no more time to begin."""
+        return self.has_answered
+
     def is_quiet(self) -> bool:
         """Return whether a promotion need not wait for what may come."""
-        return time.monotonic() - self.last_sign > (QUIET_LIMIT if self.has_answered else START_LIMIT)
+        return time.monotonic() - self.last_sign > (QUIET_LIMIT if self.has_begun() else START_LIMIT)
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""
