@@ -21,23 +21,16 @@ from console.hosts import Host
 from console.inventory import Inventory
 from console.ssh import HostKeyUnknown
 from console.text import ConsoleError, NotUnderstood
+from tests.support.barman_host import SSHD_BASE
 from tests.support.processes import IS_ROOT, ME, POSTGRES, VENV, free_port, give, processes, start, wait_until
 
 ROOT = Path(__file__).parents[2]
 
-SSHD = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-{certificate}
-AuthorizedKeysFile {folder}/key.pub
-StrictModes no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-PermitRootLogin prohibit-password
-PidFile none
-SetEnv PATH={folder}/bin:/usr/bin:/bin SHLVL=2
+SSHD = f"""{SSHD_BASE}
+Port {{port}}
+{{certificate}}
+AuthorizedKeysFile {{folder}}/key.pub
+SetEnv PATH={{folder}}/bin:/usr/bin:/bin SHLVL=2
 """
 
 SUDO = """#!/bin/sh

@@ -50,26 +50,30 @@ exec {barman} -c {folder}/barman.conf "$@"
 # returns the status that the test has written down.
 LIAR = 'cat {folder}/lie; exit "$(cat {folder}/status)"'
 
-# SHLVL=2 keeps Debian's bash from reading ~/.bashrc for each command that comes through
-# ssh: barman's is short, and that of the user who runs the tests may not be.
-SSHD = """
-Port {port}
-Port {talkative}
+# What every sshd of the tests has.
+SSHD_BASE = """
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/account/.ssh/authorized_keys
 StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 PermitRootLogin prohibit-password
 PidFile none
+"""
+
+# SHLVL=2 keeps Debian's bash from reading ~/.bashrc for each command that comes through
+# ssh: barman's is short, and that of the user who runs the tests may not be.
+SSHD = f"""{SSHD_BASE}
+Port {{port}}
+Port {{talkative}}
+AuthorizedKeysFile {{folder}}/account/.ssh/authorized_keys
 MaxStartups 100
 Subsystem sftp internal-sftp
-SetEnv HOME={folder}/account PATH={folder}/bin:/usr/bin:/bin SHLVL=2
-Match LocalPort {talkative}
+SetEnv HOME={{folder}}/account PATH={{folder}}/bin:/usr/bin:/bin SHLVL=2
+Match LocalPort {{talkative}}
     PasswordAuthentication yes
-    Banner {folder}/banner
+    Banner {{folder}}/banner
 """
 
 SERVER = """
