@@ -52,7 +52,7 @@ def _is_object(fields: Mapping[str, Check]) -> Check:
 
 
 # What older versions of barman-wal-restore do not say.
-OPTIONAL = {"unasked", "is_disproved", "gap"}
+OPTIONAL = {"unasked", "is_disproved", "gap", "abandoned"}
 # What status.QUERY answers, and barman-wal-restore --status --json.
 POSTGRES: dict[str, Check] = {
     "version": _is_text,
@@ -80,12 +80,14 @@ TEST: dict[str, Check] = {
     "is_disproved": _is_flag,
 }
 GAP: dict[str, Check] = {"missing": _is_text, "later": _is_text, "newest": _is_segment_or_empty}
+ABANDONED: dict[str, Check] = {"timeline": _is_count, "description": _is_text}
 FETCHER: dict[str, Check] = {
     "spool": _is_list_of(_is_text),
     "free_segments": _is_count,
     "counters": _is_object(COUNTERS),
     "test": _is_object(TEST),
     "gap": _or_none(_is_object(GAP)),
+    "abandoned": _or_none(_is_object(ABANDONED)),
 }
 
 

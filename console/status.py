@@ -313,6 +313,9 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
     gap = now.fetcher.get("gap")
     if gap:
         yield f"the archive has a gap: it holds {gap['later']}, but not {gap['missing']}, which comes next here"
+    abandoned = now.fetcher.get("abandoned")
+    if abandoned:
+        yield f"the archive holds {abandoned['description']}"
     test, age = now.fetcher["test"], _test_age(now)
     if age is None:
         yield "the way to Barman was never tested"

@@ -12,6 +12,7 @@ STANDBY, RECOVERY = "standby", "recovery"
 DELIVERED = "delivered"
 ABSENT = "absent"  # the archive answered: not there
 GAP = "gap"  # not there, but the archive holds what only comes after it
+ABANDONED = "abandoned"  # it may be there, but this server could not start with it
 UNKNOWN = "unknown"  # could not find out
 SKIPPED = "skipped"  # not tried: Barman could not be reached a moment ago
 INVALID = "invalid"  # what came failed verification

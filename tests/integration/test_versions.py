@@ -3,6 +3,7 @@
 Segments have several sizes.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import psycopg2
 import pytest
 from walbasin.local import data_directory
+from walbasin.wal import segment
 
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import Server, install_version
@@ -55,9 +57,10 @@ class World(NamedTuple):
     barman: BarmanHost
     fetcher: Path
 
-    def command(self, *options: str) -> str:
-        """Return the value for restore_command."""
-        return self.barman.restore_command(self.fetcher, self.folder / "spool", *options, host="gate", server=self.name)
+    def command(self, *options: str, server: str = "") -> str:
+        """Return the value for restore_command. server: Barman's, if not our own."""
+        server = server or self.name
+        return self.barman.restore_command(self.fetcher, self.folder / "spool", *options, host="gate", server=server)
 
     def write(self, server: Server, times: int = 1) -> list[str]:
         """Write rows and archive them to Barman, each time in a new segment.
@@ -84,6 +87,14 @@ def every(*sizes: int) -> list[object]:
             marks=[] if size == USUAL or (version, size) in ALWAYS else pytest.mark.matrix,
         )
         for version, size in pairs
+    ]
+
+
+def some(*versions: int) -> list[object]:
+    """Return the parameters for a test that needs these versions every time."""
+    return [
+        pytest.param((version, USUAL), id=str(version), marks=[] if version in versions else pytest.mark.matrix)
+        for version in VERSIONS
     ]
 
 
@@ -218,6 +229,55 @@ def test_standby_and_promotion_of_each_version(world: World, make: Callable[[str
     wait_until(lambda: rows(dora) == before + ROWS_EACH, "the rows of the new timeline", 60)
     assert 'restored log file "00000002.history" from archive' in dora.log()
     assert f'restored log file "{switched}" from archive' in dora.log()
+
+
+@pytest.mark.parametrize("world", some(11, 17), indirect=True)
+def test_abandoned_timeline_of_each_version(world: World, make: Callable[[str], Server]) -> None:
+    """Start beside a timeline that another copy has begun before our position."""
+    barman, archive = world.barman, f"{world.name}_abandoned"
+    barman.add_server(archive)
+    segments = sorted(path for path in (barman.home / world.name / "wals").rglob("00000001*") if path.is_file())
+    for path in segments:
+        barman.put(archive, path.name, path.read_bytes())
+    chris, dora = make("chris"), make("dora")
+    everything = 4 * ROWS_EACH
+    for server in (chris, dora):
+        deploy(world, server, world.command("-p", "4", server=archive))
+        server.start()
+        wait_until(lambda server=server: rows(server) == everything, "all rows", 60)  # type: ignore[misc]
+        server.sql("CHECKPOINT")
+        server.stop()
+    size = USUAL << 20
+    before = segment.format_lsn((segment.segment_number(segments[-1].name, size) - 1) * size)
+    barman.put(archive, "00000002.history", f"1\t{before}\tno recovery target specified\n".encode())
+
+    # Without the guard it does not start, and keeps the history in pg_wal.
+    deploy(world, chris, world.command("-p", "4", "--any-timeline", server=archive))
+    with contextlib.suppress(AssertionError):  # PostgreSQL 18's pg_ctl says that it has started
+        chris.start()
+    wait_until(lambda: "database system is shut down" in chris.log().rpartition("FATAL")[2], "its end", 60)
+    assert "requested timeline 2" in chris.log()
+    assert (chris.data / "pg_wal" / "00000002.history").exists()
+    deploy(world, chris, world.command("-p", "4", server=archive))
+    chris.start()
+    wait_until(lambda: rows(chris) == everything, "all rows", 60)
+    assert f"timeline 2, which left this server's history at {before}" in chris.log()
+    # It runs, sees the timeline, and can start again.
+    wait_until(lambda: "new timeline 2" in chris.log(), "PostgreSQL's word on timeline 2", 60)
+    chris.stop()
+    chris.start()
+
+    # A promotion sees that timeline 2 is taken.
+    chris.promote()
+    chris.sql(f"INSERT INTO t SELECT generate_series(1, {ROWS_EACH})")
+    switched = chris.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    assert switched.startswith("00000003")
+    for name in ("00000003.history", switched):
+        barman.put(archive, name, (chris.data / "pg_wal" / name).read_bytes())
+
+    # Timeline 3 is followed, although 2 is in front of it.
+    dora.start()
+    wait_until(lambda: rows(dora) == everything + ROWS_EACH, "the rows of timeline 3", 60)
 
 
 @pytest.mark.parametrize("world", every(*SIZES), indirect=True)

@@ -4,13 +4,16 @@ In a point-in-time recovery "not in the archive" ends the recovery. So it has to
 proved (policy.judge_absence says what); here is where the evidence comes from.
 """
 
+import time
 from typing import Dict, NamedTuple, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import gap
+from walbasin.fetcher import gap, timeline_guard
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import describe
+from walbasin.fetcher.timeline_guard import Abandoned
 from walbasin.local import data_directory
+from walbasin.local.data_directory import Position
 from walbasin.policy import Evidence
 from walbasin.remote.archive import fetch_history, fetch_segment_size
 from walbasin.remote.errors import FetchError, NotInArchive
@@ -102,10 +105,20 @@ def survey(call: Call, position: str, is_thorough: bool = False) -> Survey:
     return Survey(listing, target, histories)
 
 
-def explain_end(call: Call) -> str:
-    """Return why this standby cannot go on to the end of the archive, or "".
+class End(NamedTuple):
+    """Hold whether a standby can go on to the end of the archive.
 
-    Keep a gap that was found, for the status. Raises FetchError, InvalidWal, OSError.
+    error: why not, or "". abandoned: a timeline there that it does not follow.
+    """
+
+    error: str = ""
+    abandoned: Abandoned = Abandoned()
+
+
+def look_to_the_end(call: Call) -> End:
+    """Look whether this standby can go on to the end of the archive.
+
+    Keep what was found for the status. Raises FetchError, InvalidWal, OSError.
     """
     assert call.cluster is not None
     size = call.cluster.segment_size
@@ -115,20 +128,38 @@ def explain_end(call: Call) -> str:
     known = segment.segment_name(reached.timeline, reached.lsn // size, size) if reached.lsn else ""
     position = next(data_directory.newest_segments(call.cluster), known)
     if not position:
-        return ""
+        return End()
     found = survey(call, position, is_thorough=True)
     names = found.listing.names
-    fork = holdings.find_fork(*reached, found.target, found.histories) if reached.lsn else 0
-    if fork:
-        return (
-            f"holds timeline {found.target}, which left this server's history at {segment.format_lsn(fork)}, before "
-            f"{segment.format_lsn(reached.lsn)}: the next start of this standby would fail. Was another copy promoted? "
-            f"If nobody needs timeline {found.target}, remove its WAL and history there"
-        )
+    abandoned = Abandoned()
+    if reached.lsn:
+        found, abandoned = _take_followable(call, reached, found)
+        timeline_guard.save(call.spool, abandoned)
+    if abandoned.timeline and not timeline_guard.is_on(call):
+        error = f"holds {abandoned.describe()}: its next start would fail. {timeline_guard.REMEDY}"
+        return End(error, abandoned)
     if not found.listing.is_whole:
-        return ""
+        return End("", abandoned)
     missing, later = holdings.find_gap(position, names, found.target, found.histories, size)
     gap.save(call.spool, missing, later, holdings.newest_segment(names))
-    if missing:
-        return f"has a gap: it holds {later}, but not {missing}, which comes next here; nobody else may have it"
-    return ""
+    error = f"has a gap: it holds {later}, but not {missing}, which comes next here; nobody else may have it"
+    return End(error if missing else "", abandoned)
+
+
+def _take_followable(call: Call, reached: Position, found: Survey) -> Tuple[Survey, Abandoned]:
+    """Return the way to the newest timeline that can be followed, and one that cannot.
+
+    PostgreSQL takes the newest one; the timeline guard has it take the one that can be
+    followed. Raises FetchError, InvalidWal.
+    """
+    abandoned = Abandoned()
+    histories = dict(found.histories)
+    timelines = {found.target, *map(segment.timeline, found.listing.names)}
+    for target in sorted((each for each in timelines if each > reached.timeline), reverse=True):
+        if target not in histories:
+            histories[target] = fetch_history(call.archive(), target) or []
+        fork = holdings.find_fork(*reached, target, histories)
+        if not fork:
+            return found._replace(target=target, histories=histories), abandoned
+        abandoned = Abandoned(time.time(), target, fork, reached.lsn)
+    return found._replace(target=reached.timeline, histories=histories), abandoned

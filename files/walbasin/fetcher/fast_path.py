@@ -23,8 +23,8 @@ def run(spool: str, look: bool, operands: "list[str]", words: "list[str]") -> "t
         return None, None
     try:
         reply = ipc.request_file(folder, name, ipc.fingerprint(words, name, destination))
-        if reply is None:
-            return None, None
+        if reply is None or name.endswith(".history"):  # that is the timeline guard's
+            return None, reply
         if reply.outcome == "delivered" and not reply.detail:
             handover.rename(name, destination, folder)
             ipc.notify_taken(folder, name)

@@ -41,10 +41,7 @@ def postpone(spool: Optional[Spool]) -> None:
 
 def load(spool: Spool) -> Gap:
     """Return what the last look has found; nothing, where there was none."""
-    known = counters.parse_object(spool.load_text(FILE))
-    values = [known.get(name) for name in Gap._fields]
-    is_whole = all(isinstance(value, type(default)) for value, default in zip(values, Gap()))
-    return Gap(*values) if is_whole else Gap()  # type: ignore[arg-type]
+    return counters.parse_tuple(spool.load_text(FILE), Gap())
 
 
 def still_ahead(found: Gap, newest: str) -> Gap:

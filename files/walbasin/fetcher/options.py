@@ -43,6 +43,7 @@ class Options(argparse.Namespace):
     form: str
     spool_dir: str
     mode: Optional[str]
+    any_timeline: bool
     retry: int
     fingerprint: str
 
@@ -109,6 +110,7 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
         choices=(policy.STANDBY, policy.RECOVERY),
         help="a standby, or a point-in-time recovery (default: as the signal files or recovery.conf say)",
     )
+    add("--any-timeline", action="store_true", help="deliver a history with which this standby could not start, too")
     add(
         "--retry",
         type=_count,

@@ -5,11 +5,11 @@ import time
 from typing import Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import absence, exit_status, gap
+from walbasin.fetcher import absence, exit_status, gap, timeline_guard
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.exit_status import Verdict
 from walbasin.fetcher.foreground import ForegroundPrefetch
-from walbasin.fetcher.log import ASKS_AGAIN, log, log_absent
+from walbasin.fetcher.log import ASKS_AGAIN, describe, log, log_absent
 from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
@@ -51,7 +51,7 @@ def run(call: Call, reply: Optional[Reply] = None) -> int:
     started = time.monotonic()
     attempt = 0
     while True:
-        outcome, detail = _attempt(call, reply)
+        outcome, detail = _guard(call, *_attempt(call, reply))
         time_left = call.options.retry - (time.monotonic() - started)
         verdict = exit_status.decide(outcome, call.mode, call.options.sleep, attempt, time_left)
         debug(f"{call.options.wal_name}: attempt {attempt}: {outcome} {detail}: {verdict}")
@@ -81,6 +81,16 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
         return policy.INVALID, str(error)
     except OSError as error:
         return policy.LOCAL_ERROR, f"cannot write {call.options.wal_dest}: {error.strerror}"
+
+
+def _guard(call: Call, outcome: str, detail: str) -> Tuple[str, str]:
+    """Return the outcome and its cause, after the timeline guard has had its say."""
+    try:
+        objection = timeline_guard.withhold(call, outcome == policy.DELIVERED)
+    except OSError as error:
+        log(f"{call.options.wal_name}: whether this server can follow the timeline cannot be told: {describe(error)}")
+        return outcome, detail
+    return (policy.ABANDONED, objection) if objection else (outcome, detail)
 
 
 def _is_look_due(call: Call) -> bool:
@@ -224,6 +234,9 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
         return
     if outcome == policy.ABSENT:
         log_absent(name, server, detail or ASKS_AGAIN)
+        return
+    if outcome == policy.ABANDONED:
+        log(f"{name}: {detail}")
         return
     if outcome == policy.INVALID:
         detail = f"what came from {call.options.barman_host} was refused: {detail}"

@@ -11,7 +11,7 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher import absence, gap, status
+from walbasin.fetcher import absence, gap, status, timeline_guard
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.log import describe, log
 from walbasin.fetcher.status import LastTest
@@ -195,12 +195,14 @@ def _test_archive(call: Call) -> None:
     if call.cluster is None:
         return
     started, began = time.monotonic(), time.time()
-    error = absence.explain_end(call)
-    if error:
+    end = absence.look_to_the_end(call)
+    if end.abandoned.timeline and timeline_guard.is_on(call):
+        _print_note("timeline", f"the archive holds {end.abandoned.describe()}: it is kept from PostgreSQL")
+    if end.error:
         # Whether the standby has passed a gap since, the status knows by itself.
         found = gap.load(call.spool) if call.spool else gap.Gap()
         kind = StepFailed if found.missing and found.time >= began else LastingFailure
-        raise kind(f"the archive of {call.options.server_name} {error}")
+        raise kind(f"the archive of {call.options.server_name} {end.error}")
     _print_step("archive", time.monotonic() - started, "no gap from here to its end")
 
 

@@ -7,10 +7,11 @@ import json
 import time
 from typing import List, NamedTuple, Sequence, Tuple
 
-from walbasin.fetcher import gap, options
+from walbasin.fetcher import gap, options, timeline_guard
 from walbasin.fetcher.call import Call
 from walbasin.fetcher.gap import Gap
 from walbasin.fetcher.log import log
+from walbasin.fetcher.timeline_guard import Abandoned
 from walbasin.local import data_directory
 from walbasin.prefetch import counters
 from walbasin.prefetch.counters import Counters
@@ -40,7 +41,8 @@ class Status(NamedTuple):
     """Hold the status of one cluster and one server of Barman's.
 
     spool: the segments that are ready. free_segments: how many more fit. gap: what the
-    standby lacks and the archive does not have, as far as somebody has looked.
+    standby lacks and the archive does not have, and abandoned: a timeline there that it
+    cannot follow, as far as somebody has looked.
     """
 
     barman_host: str
@@ -52,6 +54,7 @@ class Status(NamedTuple):
     counters: Counters
     test: LastTest
     gap: Gap
+    abandoned: Abandoned
 
 
 def save_test(call: Call, test: LastTest) -> None:
@@ -62,10 +65,7 @@ def save_test(call: Call, test: LastTest) -> None:
 
 def parse_test(text: str) -> LastTest:
     """Return what save_test kept; a test that never ran, when that cannot be read."""
-    known = counters.parse_object(text)
-    values = [known.get(name) for name in LastTest._fields]
-    is_whole = all(isinstance(value, type(default)) for value, default in zip(values, LastTest()))
-    return LastTest(*values) if is_whole else LastTest()  # type: ignore[arg-type]
+    return counters.parse_tuple(text, LastTest())
 
 
 def is_disproved(test: LastTest, done: Counters) -> bool:
@@ -96,6 +96,7 @@ def run(call: Call) -> int:
         free_segments=spool.free_segments(cluster.segment_size),
         counters=Counters(spool.load_text(counters.FILE)),
         test=parse_test(spool.load_text(TEST)),
+        abandoned=timeline_guard.load(spool),
         gap=gap.still_ahead(gap.load(spool), next(data_directory.newest_segments(cluster), "")),
     )
     render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[call.options.form]
@@ -106,10 +107,12 @@ def run(call: Call) -> int:
 def as_json(status: Status, _now: float) -> str:
     """Return one JSON object, in one line."""
     test = {**status.test._asdict(), "is_disproved": is_disproved(status.test, status.counters)}
-    found = {"counters": status.counters.__dict__, "test": test, "gap": None}
-    if status.gap.missing:
-        found["gap"] = status.gap._asdict()
-    return json.dumps({**status._asdict(), **found})
+    found = {"counters": status.counters.__dict__, "test": test}
+    gap = status.gap._asdict() if status.gap.missing else None
+    abandoned = None
+    if status.abandoned.timeline:
+        abandoned = {**status.abandoned._asdict(), "description": status.abandoned.describe()}
+    return json.dumps({**status._asdict(), **found, "gap": gap, "abandoned": abandoned})
 
 
 def plain(status: Status, now: float) -> str:
@@ -133,6 +136,12 @@ def plain(status: Status, now: float) -> str:
             f"{status.gap.missing} is not in the archive, {status.gap.later} is; seen {_ago(status.gap.time, now)}"
             if status.gap.missing
             else "none seen",
+        ),
+        (
+            "timeline",
+            f"the archive holds {status.abandoned.describe()}; seen {_ago(status.abandoned.time, now)}"
+            if status.abandoned.timeline
+            else "none seen that this server could not follow",
         ),
         ("errors", f"{errors}; {_ago(done.last_error_time, now)}: {done.last_error}" if errors else "none"),
         (
@@ -169,7 +178,7 @@ def _ago(moment: float, now: float) -> str:
 
 def prometheus(status: Status, _now: float) -> str:
     """Return the text format that a node exporter's textfile collector reads."""
-    done, test = status.counters, status.test
+    done, test, abandoned = status.counters, status.test, status.abandoned
     is_well = test.time > 0 and (not test.error or is_disproved(test, done))
     labels = f'barman="{_escaped(status.barman_host)}",server="{_escaped(status.server)}"'
     metrics: List[Tuple[str, str, str, object]] = [
@@ -183,6 +192,8 @@ def prometheus(status: Status, _now: float) -> str:
         ("spool_free_segments", "gauge", "Segments that still fit.", status.free_segments),
         ("recovering", "gauge", "1 while the cluster is in recovery.", int(status.is_recovering)),
         ("archive_gap", "gauge", "1 when the archive lacks WAL that comes next here.", int(bool(status.gap.missing))),
+        ("abandoned_timeline", "gauge", "A timeline in the archive that cannot be followed, or 0.", abandoned.timeline),
+        ("withheld_histories_total", "counter", "Times such a timeline was kept from PostgreSQL.", abandoned.withheld),
         ("test_timestamp_seconds", "gauge", "When the way to Barman was last tested.", test.time),
         ("test_duration_seconds", "gauge", "How long that test took.", round(test.seconds, 3)),
         ("test_unasked", "gauge", "1 when it could not ask the server what it uses.", int(bool(test.unasked))),

@@ -119,6 +119,18 @@ def _read_identity(path: str) -> Optional[Tuple[str, int, int, int, int]]:
     return os.path.realpath(path), major_version, system_identifier, status.st_dev, status.st_ino
 
 
+def is_starting(cluster: DataDirectory) -> bool:
+    """Return whether a server starts there, and has let nobody in yet.
+
+    Source: miscadmin.h, LOCK_FILE_LINE_PM_STATUS.
+    """
+    try:
+        with open(cluster.file("postmaster.pid"), encoding="ascii", errors="replace") as file:
+            return [line.strip() for line in file][7:8] == ["starting"]
+    except OSError:
+        return False
+
+
 def is_same_cluster(cluster: DataDirectory) -> bool:
     """Return whether the same cluster still lies there."""
     return _read_identity(cluster.path) == cluster[:5]

@@ -5,10 +5,12 @@ The prefetch process keeps the counters in the spool. They outlive process and b
 
 import json
 import time
-from typing import Dict
+from typing import Dict, NamedTuple, TypeVar
 
 from walbasin import policy
 from walbasin.wal import segment
+
+Record = TypeVar("Record", bound=NamedTuple)
 
 # The name of the file in the spool.
 FILE = "counters.json"
@@ -69,3 +71,14 @@ def parse_object(text: str) -> Dict[str, object]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def parse_tuple(text: str, default: Record) -> Record:
+    """Return a named tuple from a text of JSON; `default` if a field is missing.
+
+    Each has the type that it has in `default`.
+    """
+    known = parse_object(text)
+    values = [known.get(name) for name in default._fields]
+    is_whole = all(isinstance(value, type(usual)) for value, usual in zip(values, default))
+    return default._make(values) if is_whole else default

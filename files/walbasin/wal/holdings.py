@@ -4,7 +4,7 @@ A "history" here is what segment.parse_history returns: pairs of a parent timeli
 the LSN at which it was left, oldest first.
 """
 
-from typing import Collection, Iterable, List, Mapping, Tuple
+from typing import Callable, Collection, Iterable, List, Mapping, Optional, Tuple
 
 from walbasin.wal import segment, window
 
@@ -12,6 +12,8 @@ History = List[Tuple[int, int]]
 
 # How far from a missing segment probes lie: far, and with few requests.
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
+# How many timelines are looked at behind one that cannot be followed.
+MOST_AHEAD = 100
 # How many timelines above its own, and how far, where no history tells of them.
 CHILDREN, CHILD_STEPS = 2, (0, 1, 2, 4, 8)
 
@@ -93,14 +95,38 @@ def find_fork(timeline: int, lsn: int, target: int, histories: Mapping[int, Hist
     """Return the LSN at which `target` left this server's history, 0 if it leads on.
 
     timeline, lsn: what this server has replayed. It can never follow a timeline that
-    was left before: PostgreSQL does not start.
+    was left before: PostgreSQL does not start. Where none of our timelines is known to
+    lead there, it is the first LSN of those that do.
     """
     way = histories.get(target)
-    if target <= timeline or way is None:
+    if target <= timeline or not way:
         return 0
     ours = [*dict(histories.get(timeline, [])), timeline]
-    last_shared, left_at = max(((parent, left) for parent, left in way if parent in ours), default=(0, 0))
+    last_shared, left_at = max(((parent, left) for parent, left in way if parent in ours), default=(0, way[0][1]))
     return 0 if last_shared == timeline and left_at >= lsn else left_at
+
+
+def find_dead_end(
+    asked: int, timeline: int, lsn: int, histories: Mapping[int, History], fetch: Callable[[int], Optional[History]]
+) -> int:
+    """Return the LSN at which `asked` left this server's history, 0 if it is of use.
+
+    PostgreSQL looks for one timeline after the other until one is missing, and takes
+    the last. So one that it cannot follow is of use when one right behind it leads on.
+    timeline, lsn: as in find_fork. fetch: returns the history of a timeline, or None.
+
+    >>> good = {2: [(1, 500)], 3: [(1, 900)]}
+    >>> find_dead_end(2, 1, 800, good, good.get), find_dead_end(2, 1, 800, {2: [(1, 500)]}, {}.get)
+    (0, 500)
+    """
+    left_at = find_fork(timeline, lsn, asked, histories)
+    for each in range(asked + 1, asked + 1 + MOST_AHEAD) if left_at else ():
+        history = fetch(each)
+        if history is None:
+            break
+        if not find_fork(timeline, lsn, each, {**histories, each: history}):
+            return 0
+    return left_at
 
 
 def find_neighbour(name: str, held: Collection[str]) -> str:

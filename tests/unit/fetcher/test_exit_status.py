@@ -2,9 +2,20 @@ import itertools
 
 import pytest
 from walbasin.fetcher.exit_status import Verdict, decide
-from walbasin.policy import ABSENT, DELIVERED, GAP, INVALID, LOCAL_ERROR, RECOVERY, SKIPPED, STANDBY, UNKNOWN
+from walbasin.policy import (
+    ABANDONED,
+    ABSENT,
+    DELIVERED,
+    GAP,
+    INVALID,
+    LOCAL_ERROR,
+    RECOVERY,
+    SKIPPED,
+    STANDBY,
+    UNKNOWN,
+)
 
-OUTCOMES = [DELIVERED, ABSENT, GAP, UNKNOWN, SKIPPED, INVALID, LOCAL_ERROR]
+OUTCOMES = [DELIVERED, ABSENT, ABANDONED, GAP, UNKNOWN, SKIPPED, INVALID, LOCAL_ERROR]
 SLEEP = 7.0
 
 
@@ -13,6 +24,7 @@ SLEEP = 7.0
     [
         (DELIVERED, Verdict(0)),
         (ABSENT, Verdict(1)),
+        (ABANDONED, Verdict(1)),
         (GAP, Verdict(1)),
         (UNKNOWN, Verdict(2, SLEEP)),
         (SKIPPED, Verdict(2)),

@@ -37,6 +37,7 @@ def test_stock_defaults() -> None:
         ("-j", "compression", "bzip2"),
         ("--bzip2", "compression", "bzip2"),
         ("--keep-compression", "keep_compression", True),
+        ("--any-timeline", "any_timeline", True),
         ("-P", "partial", True),
         ("--partial", "partial", True),
         ("-t", "test", True),

@@ -7,6 +7,7 @@ from walbasin import policy
 from walbasin.fetcher import gap, status
 from walbasin.fetcher.gap import Gap
 from walbasin.fetcher.status import LastTest, Status
+from walbasin.fetcher.timeline_guard import Abandoned
 from walbasin.prefetch.counters import Counters
 
 ONE, TWO = "000000010000000000000001", "000000010000000000000002"
@@ -18,7 +19,8 @@ def a_status(**changes: object) -> Status:
     counters.count_delivered(ONE, 16 << 20, was_ready=False, seconds=2.0)
     counters.count_reply(TWO, policy.UNKNOWN, "no route to host", 1.0)
     counters.last_restored = counters.last_error_time = NOW - 30
-    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, LastTest(NOW - 7200, 0.5, "", "1.0"), Gap())
+    test = LastTest(NOW - 7200, 0.5, "", "1.0")
+    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, test, Gap(), Abandoned())
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -37,7 +39,7 @@ def test_plain_text() -> None:
 
 
 def test_plain_text_without_calls() -> None:
-    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap()), NOW)
+    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap(), Abandoned()), NOW)
     assert "not recovering" in text
     assert "never run" in text
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -86,6 +88,17 @@ def test_gap_told() -> None:
     assert 'walbasin_archive_gap{barman="barman",server="angus"} 1' in status.prometheus(with_gap, NOW)
     assert json.loads(status.as_json(a_status(), NOW))["gap"] is None
     assert 'walbasin_archive_gap{barman="barman",server="angus"} 0' in status.prometheus(a_status(), NOW)
+
+
+def test_abandoned_timeline_told() -> None:
+    abandoned = Abandoned(NOW - 120, 2, 0x4000148, 0x9000000, withheld=3)
+    after, words = a_status(abandoned=abandoned), "timeline 2, which left this server's history at 0/4000148, before 0/9000000"
+    assert words in status.plain(after, NOW)
+    assert words in json.loads(status.as_json(after, NOW))["abandoned"]["description"]
+    assert json.loads(status.as_json(a_status(), NOW))["abandoned"] is None
+    labels = '{barman="barman",server="angus"}'
+    assert f"walbasin_abandoned_timeline{labels} 2\n" in status.prometheus(after, NOW)
+    assert f"walbasin_withheld_histories_total{labels} 3\n" in status.prometheus(after, NOW)
 
 
 def test_json() -> None:

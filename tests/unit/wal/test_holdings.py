@@ -103,10 +103,38 @@ def test_gap(position: str, held: list[str], target: int, expected: tuple[str, s
         (2, 8 * SIZE, 4, 5 * SIZE + 64),
         (2, 8 * SIZE, 2, 0),
         (1, 8 * SIZE, 9, 0),
+        # Timeline 9 leads there, and none of ours is known to.
+        (7, 8 * SIZE, 9, 6 * SIZE),
     ],
 )
 def test_fork(timeline: int, lsn: int, target: int, fork: int) -> None:
-    assert holdings.find_fork(timeline, lsn, target, HISTORIES) == fork
+    known = HISTORIES | {9: [(6, 6 * SIZE)]} if timeline == 7 else HISTORIES
+    assert holdings.find_fork(timeline, lsn, target, known) == fork
+
+
+# This server is on timeline 1, at 8 * SIZE.
+DEAD, GOOD = [(1, 5 * SIZE)], [(1, 9 * SIZE)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "archive", "expected"),
+    [
+        (2, {2: DEAD}, 5 * SIZE),
+        (2, {2: GOOD}, 0),
+        (2, {2: DEAD, 3: GOOD}, 0),
+        (3, {2: GOOD, 3: DEAD}, 5 * SIZE),
+        (2, {2: DEAD, 3: DEAD}, 5 * SIZE),
+        (2, {2: DEAD, 3: DEAD, 4: GOOD, 5: DEAD}, 0),
+        (5, {2: DEAD, 3: DEAD, 4: GOOD, 5: DEAD}, 5 * SIZE),
+        # PostgreSQL stops at the first that is missing.
+        (2, {2: DEAD, 4: GOOD}, 5 * SIZE),
+        (2, {2: DEAD, 3: [*DEAD, (2, 9 * SIZE)]}, 5 * SIZE),
+        (1, {2: DEAD}, 0),
+    ],
+)
+def test_dead_end(asked: int, archive: dict[int, holdings.History], expected: int) -> None:
+    known = {asked: archive[asked]} if asked in archive else {}
+    assert holdings.find_dead_end(asked, 1, 8 * SIZE, known, archive.get) == expected
 
 
 def test_newest_timeline() -> None:
