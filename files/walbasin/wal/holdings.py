@@ -115,9 +115,11 @@ def find_dead_end(
     the last. So one that it cannot follow is of use when one right behind it leads on.
     timeline, lsn: as in find_fork. fetch: returns the history of a timeline, or None.
 
-    >>> good = {2: [(1, 500)], 3: [(1, 900)]}
-    >>> find_dead_end(2, 1, 800, good, good.get), find_dead_end(2, 1, 800, {2: [(1, 500)]}, {}.get)
-    (0, 500)
+    >>> archive = {2: [(1, 500)], 3: [(1, 900)]}
+    >>> find_dead_end(2, 1, 800, archive, archive.get)
+    0
+    >>> find_dead_end(2, 1, 800, archive, {}.get)
+    500
     """
     left_at = find_fork(timeline, lsn, asked, histories)
     for each in range(asked + 1, asked + 1 + MOST_AHEAD) if left_at else ():

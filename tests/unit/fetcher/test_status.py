@@ -39,7 +39,9 @@ def test_plain_text() -> None:
 
 
 def test_plain_text_without_calls() -> None:
-    text = status.plain(Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap(), Abandoned()), NOW)
+    text = status.plain(
+        Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap(), Abandoned()), NOW
+    )
     assert "not recovering" in text
     assert "never run" in text
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -92,7 +94,10 @@ def test_gap_told() -> None:
 
 def test_abandoned_timeline_told() -> None:
     abandoned = Abandoned(NOW - 120, 2, 0x4000148, 0x9000000, withheld=3)
-    after, words = a_status(abandoned=abandoned), "timeline 2, which left this server's history at 0/4000148, before 0/9000000"
+    after, words = (
+        a_status(abandoned=abandoned),
+        "timeline 2, which left this server's history at 0/4000148, before 0/9000000",
+    )
     assert words in status.plain(after, NOW)
     assert words in json.loads(status.as_json(after, NOW))["abandoned"]["description"]
     assert json.loads(status.as_json(a_status(), NOW))["abandoned"] is None
