@@ -6,6 +6,7 @@ compared with.
 """
 
 import contextlib
+import functools
 import socket
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 import psycopg2
 
 from tests.support.fake_server import Calls
+from tests.support.network import Harm, Network
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import ME, POSTGRES, give, wait_until
 
@@ -263,13 +265,14 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
         server.stop()
         caught_up = server.copy(server.data.parent / "caught-up")
 
-    def promote(row: str, command: str, is_cold: bool = False) -> dict[str, float]:
+    def promote(
+        row: str, command: str, base: Server = caught_up, disturb: Callable[[], object] = lambda: None
+    ) -> dict[str, float]:
         standby.settle()
-        with running(field, caught_up, lambda data: command) as server:
+        with running(field, base, lambda data: command) as server:
             server.start()
             time.sleep(2)  # by now it has been told that there is no more
-            if is_cold:
-                standby.end_prefetch_process()
+            disturb()
             with connected(server) as cursor:
                 started = time.monotonic()
                 cursor.execute("SELECT pg_promote(wait => false)")
@@ -282,16 +285,30 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
 
     def ours() -> dict[str, float]:
         warm = promote(rows.PROMOTION, standby.ours())
-        return warm | promote(rows.PROMOTION_COLD, standby.ours(), is_cold=True)
+        return warm | promote(rows.PROMOTION_COLD, standby.ours(), disturb=standby.end_prefetch_process)
 
     def black_holed() -> dict[str, float]:
         with black_hole() as port:
             standby_there = field.standby(field.barman.reach_through(port))
-            return promote(rows.PROMOTION_DARK, standby_there.ours(), is_cold=True)
+            return promote(rows.PROMOTION_DARK, standby_there.ours(), disturb=standby_there.end_prefetch_process)
+
+    def disturbed() -> dict[str, float]:
+        found: dict[str, float] = {}
+        for row, base, harm, disturb in (
+            (rows.PROMOTION_REFUSED, caught_up, None, Network.partition),
+            (rows.PROMOTION_FROZEN, caught_up, None, lambda network: setattr(network, "harm", Harm("silence", 0))),
+            (rows.PROMOTION_CUT, field.base, Harm("silence", 5 * SEGMENT_SIZE // 2), lambda network: None),
+        ):
+            with Network(field.barman.port) as network:
+                network.harm = harm
+                standby_there = field.standby(field.barman.reach_through(network.port))
+                found |= promote(row, standby_there.ours(), base, functools.partial(disturb, network))
+                standby_there.settle()
+        return found
 
     yield {
         LIMIT: lambda: promote(rows.PROMOTION, "/bin/false"),
-        OURS: lambda: ours() | black_holed(),
+        OURS: lambda: ours() | black_holed() | disturbed(),
     }
 
 

@@ -27,7 +27,10 @@ from .rows import (
     PLAIN,
     PROMOTION,
     PROMOTION_COLD,
+    PROMOTION_CUT,
     PROMOTION_DARK,
+    PROMOTION_FROZEN,
+    PROMOTION_REFUSED,
     RECOVERY,
     STANDBYS,
     WAIT,
@@ -51,8 +54,9 @@ COLUMNS = {
 # Seconds that a 16 MiB segment takes on one connection at a round trip of 50 ms, by
 # OpenSSH's window of 2 MiB.
 WINDOW_LIMITED = 0.525
-# Seconds until the fetcher gives up on a connection.
-CONNECT_LIMIT = 10
+# Seconds until the fetcher gives up on a connection that does not come up, and on one
+# that does not answer.
+CONNECT_LIMIT, LOOKUP_LIMIT = 10, 5
 
 
 def plain(value: float) -> str:
@@ -128,6 +132,14 @@ TARGETS = [
         True,
     ),
     Target("the same, Barman black-holed, s", CONNECT_LIMIT + 0.3, _after(PROMOTION_DARK, lambda results: 0), True),
+    Target("the same, Barman refuses, s", 0.5, _after(PROMOTION_REFUSED, lambda results: 0), True),
+    Target(
+        "the same, frozen with a connection open, s",
+        LOOKUP_LIMIT + 0.3,
+        _after(PROMOTION_FROZEN, lambda results: 0),
+        True,
+    ),
+    Target("the same, frozen in mid-segment, s", 1.5, _after(PROMOTION_CUT, lambda results: 0), True),
     Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
     Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
     Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
