@@ -69,6 +69,9 @@ class Archive(NamedTuple):
     error: str = ""
 
 
+# A node may get the other role in each failover, so this is no problem.
+IS_PRIMARY = "it is a primary, and ready for the other role if its test is well"
+
 NEVER_ASKED = Archive(float("-inf"), None)
 
 
@@ -228,7 +231,8 @@ def row(name: str, standby: Standby, before: Snapshot, after: Snapshot) -> Row:
     """Return the status of a standby from two snapshots, some seconds apart."""
     postgres = after.postgres
     if not postgres["is_recovering"]:
-        return Row(name, standby.barman_server, PRIMARY, problems=("it is no standby (any more)",))
+        tested, age = tuple(_test_problems(after)), _test_age(after)
+        return Row(name, standby.barman_server, PRIMARY, test_age=age, problems=tested, notes=(IS_PRIMARY,))
     if not before.postgres["is_recovering"]:
         before = after
     seconds = max(after.moment - before.moment, 0.001)
@@ -316,6 +320,11 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
     abandoned = now.fetcher.get("abandoned")
     if abandoned:
         yield f"the archive holds {abandoned['description']}"
+    yield from _test_problems(now)
+
+
+def _test_problems(now: Snapshot) -> Iterator[str]:
+    """Return what the last test, or its age, says against a standby or primary."""
     test, age = now.fetcher["test"], _test_age(now)
     if age is None:
         yield "the way to Barman was never tested"

@@ -22,7 +22,7 @@ WIDTHS = {
     "slower\nside": 6,
     "caught\nup in": 6,
 }
-STYLES = {STREAMING: "green", RESTORING: "yellow", PRIMARY: "red", DOWN: "red", UNKNOWN: "red"}
+STYLES = {STREAMING: "green", RESTORING: "yellow", PRIMARY: "cyan", DOWN: "red", UNKNOWN: "red"}
 # Characters.
 BAR_WIDTH = 40
 

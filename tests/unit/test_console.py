@@ -130,8 +130,12 @@ def test_lag_beyond_gap() -> None:
 
 
 def test_row_of_a_primary() -> None:
-    row = row_of(snapshot(0, {}, {}), snapshot(2, {"is_recovering": False}, {}))
-    assert (row.role, len(row.problems)) == (status.PRIMARY, 1)
+    after = snapshot(2, {"is_recovering": False}, {})
+    row = row_of(snapshot(0, {}, {}), after)
+    assert (row.role, row.problems, row.notes) == (status.PRIMARY, (), (status.IS_PRIMARY,))
+    after.fetcher["test"]["error"] = "the key was refused"
+    (problem,) = row_of(snapshot(0, {}, {}), after).problems
+    assert "the key was refused" in problem
 
 
 @pytest.mark.parametrize(
