@@ -10,10 +10,31 @@ signal file, then still asks for a .history, and would start on the old timeline
 
 from typing import NamedTuple, Optional
 
-from walbasin.policy import ABSENT, DELIVERED, GAP, INVALID, LOCAL_ERROR, SKIPPED, STANDBY, UNKNOWN
+from walbasin.policy import (
+    ABSENT,
+    DELIVERED,
+    GAP,
+    INVALID,
+    LOCAL_ERROR,
+    SKIPPED,
+    STANDBY,
+    UNCONFIRMED,
+    UNHEARD,
+    UNKNOWN,
+)
 
 # What a standby is told.
-STANDBY_STATUS = {DELIVERED: 0, ABSENT: 1, GAP: 1, UNKNOWN: 2, SKIPPED: 2, INVALID: 3, LOCAL_ERROR: 4}
+STANDBY_STATUS = {
+    DELIVERED: 0,
+    ABSENT: 1,
+    GAP: 1,
+    UNCONFIRMED: 1,
+    UNKNOWN: 2,
+    UNHEARD: 2,
+    SKIPPED: 2,
+    INVALID: 3,
+    LOCAL_ERROR: 4,
+}
 # PostgreSQL stops, and can be started again.
 FATAL_STATUS = 200
 # Seconds between two attempts of a point-in-time recovery, at most.
