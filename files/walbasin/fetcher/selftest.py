@@ -172,7 +172,7 @@ def _test_segment(call: Call, server: ServerAnswer) -> None:
 def _fetch_segment(call: Call, folder: Optional[str], fetch: Callable[[str, str], None]) -> None:
     names = _candidates(call)
     # The playbook that removes all takes away what a killed test has left: by its name.
-    own = f".{call.options.barman_host}.{call.options.server_name}"
+    own = f":{call.options.server_name}"
     with tempfile.TemporaryDirectory(prefix="test.", suffix=own, dir=folder) as temporary:
         for name in names:
             started = time.monotonic()

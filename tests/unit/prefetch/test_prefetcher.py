@@ -98,7 +98,7 @@ class Bench:
         assert cluster
         self.loop = loop
         self.source = FakeSource()
-        self.spool = Spool(str(folder / "spool"), cluster, "barman", "angus")
+        self.spool = Spool(str(folder / "spool"), cluster, "angus")
         archive = Archive(Remote("barman"), Request("angus", ""), cluster)
         self.prefetcher = Prefetcher(self.spool, archive, JOBS, MIB, loop)
         self.prefetcher.source = self.source
