@@ -374,7 +374,8 @@ class SeveralHosts:
 
     def must_be_polled(self) -> bool:
         """Return whether something is awaited that does not announce itself."""
-        is_promotion_awaited = any(search.no_since != math.inf for search in self._searches.values())
+        open_searches = [each for each in self._searches.values() if each.handler is not None and each.winner is None]
+        is_promotion_awaited = any(search.no_since != math.inf for search in open_searches)
         return is_promotion_awaited or any(host.source.must_be_polled() for host in self._hosts)
 
     # Connections.
