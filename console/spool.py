@@ -6,7 +6,7 @@ from .hosts import Cluster
 # Remove segments and nothing else: the prefetch process keeps its own files in the same
 # folder, and fetches a segment anew when PostgreSQL asks for it.
 SCRIPT = """
-for folder in "$1"/*:"$2":"$3"/*/; do
+for folder in "$1"/*:"$2"/*/; do
     find "$folder" -maxdepth 1 -type f -regex '.*/[0-9A-F]*' -print -delete
 done | wc -l
 """
@@ -18,6 +18,6 @@ def purge(cluster: Cluster) -> int:
     Raises ConsoleError.
     """
     standby = cluster.standby
-    names = [name.replace(":", "%3a") for name in (standby.barman_host, standby.barman_server)]
-    output = cluster.host.run("sh", "-c", SCRIPT, "sh", standby.spool_dir, *names, user=standby.postgres_user)
+    name = standby.barman_server.replace(":", "%3a")
+    output = cluster.host.run("sh", "-c", SCRIPT, "sh", standby.spool_dir, name, user=standby.postgres_user)
     return parse_count(cluster.host.name, output)

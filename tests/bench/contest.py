@@ -190,6 +190,27 @@ def misses(field: Field, standby: Standby) -> Iterator[Entrants]:
     yield {OURS: ask(standby.ours), STOCK: ask(standby.stock), PGBACKREST: ask(standby.pgbackrest)}
 
 
+@contextlib.contextmanager
+def two_hosts(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure a miss at two hosts, and segments a second when the first one is dead.
+
+    The limit: a single host. Both names are those of the same host.
+    """
+
+    def ask(command: str) -> dict[str, float]:
+        seconds = standby.trial(command, [field.names[0], *[ABSENT] * MISSES]).seconds
+        return {rows.MISS_OF_TWO: 1000 * statistics.median(seconds[1:])}
+
+    def fetch(command: str) -> dict[str, float]:
+        # The connection to the first host is refused at once, for the first segment.
+        return {rows.ONE_DEAD: len(field.names) / sum(standby.trial(command, field.names).seconds)}
+
+    yield {
+        OURS: lambda: ask(standby.ours("gate,greeter")) | fetch(standby.ours("refused,gate")),
+        LIMIT: lambda: ask(standby.ours("gate")) | fetch(standby.ours("gate")),
+    }
+
+
 # Real servers.
 
 
@@ -447,6 +468,7 @@ CONTESTS: dict[str, Contest] = {
     "hit": hits,
     "cold": cold_start,
     "miss": misses,
+    "hosts": two_hosts,
     "recovery": recovery,
     "promotion": promotion,
     "wide": wide,

@@ -221,6 +221,16 @@ class BarmanHost:
             self._sshd = start(command, self.folder, as_postgres=False, stdout=log, stderr=log)
         wait_until(lambda: "Server listening" in (self.folder / "sshd.log").read_text(), "sshd")
 
+    @property
+    def refusing_port(self) -> int:
+        """Return a port that refuses connections."""
+        return int(self._refusing.getsockname()[1])
+
+    @property
+    def host_key(self) -> str:
+        """Return the public host key."""
+        return self._host_key
+
     def connections(self) -> set[int]:
         """Return the process ids of sshd's processes that serve a connection."""
         assert self._sshd is not None
@@ -343,6 +353,17 @@ class BarmanHost:
         lines = file.read_text().splitlines()
         file.unlink()
         return lines
+
+
+def write_clients(file: Path, hosts: "dict[str, tuple[BarmanHost, str, int]]") -> None:
+    """Write an ssh_config for several hosts: by alias, host, key and port."""
+    known_hosts = file.with_name(f"{file.name}.known_hosts")
+    known_hosts.write_text("".join(f"[127.0.0.1]:{port} {host.host_key}" for host, _, port in hosts.values()))
+    text = "".join(
+        CLIENT.format(alias=alias, port=port, key=host.client / key, known_hosts=known_hosts)
+        for alias, (host, key, port) in hosts.items()
+    )
+    file.write_text(text + COMMON)
 
 
 def install(folder: Path) -> Path:

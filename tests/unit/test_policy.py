@@ -1,5 +1,21 @@
 import pytest
-from walbasin.policy import ABSENT, GAP, RECOVERY, STANDBY, UNKNOWN, Evidence, judge_absence
+from walbasin.fetcher.exit_status import decide
+from walbasin.policy import (
+    ABSENT,
+    DELIVERED,
+    GAP,
+    INVALID,
+    RECOVERY,
+    SKIPPED,
+    STANDBY,
+    UNCONFIRMED,
+    UNHEARD,
+    UNKNOWN,
+    Evidence,
+    HostAnswer,
+    judge_absence,
+    judge_answers,
+)
 
 HELD = "000000010000000000000009"
 PROVED = Evidence(neighbour=HELD)
@@ -33,3 +49,89 @@ def test_missing_history() -> None:
 @pytest.mark.parametrize("evidence", [Evidence(), PROVED._replace(is_passive=True), PROVED._replace(later=HELD)])
 def test_cause_in_words(evidence: Evidence) -> None:
     assert judge_absence(HELD, RECOVERY, evidence)[1]
+
+
+def test_unproved_host_named() -> None:
+    evidence = PROVED._replace(neighbour="", unproved="barman2")
+    assert judge_absence(HELD, RECOVERY, evidence)[1].startswith("the archive on barman2 does not have it")
+
+
+# --- What several hosts say
+
+PASSIVE = "passive"
+A_DEAD = "ssh to a failed: Connection refused"
+
+
+def answers(*said: str) -> list[HostAnswer]:
+    """Return what hosts a, b, … say: an outcome, and "passive" behind it, or not."""
+    made = []
+    for host, words in zip("abcdefgh", said, strict=False):
+        outcome, _, kind = words.partition(" ")
+        detail = {UNKNOWN: f"ssh to {host} failed: Connection refused", INVALID: "it is short"}.get(outcome, "")
+        made.append(HostAnswer(host, outcome, detail, kind == PASSIVE))
+    return made
+
+
+# The rows of the decision table, by their numbers: what A and B say, the outcome, the
+# status on a standby and whether it sleeps (-s), and the words that must be told. In a
+# point-in-time recovery only 0 and 1 are as on a standby, and 1 only for ABSENT: the
+# rest is tried again, then 200.
+TABLE = [
+    ("1", [DELIVERED], DELIVERED, 0, False, ""),
+    ("2", [ABSENT, f"{DELIVERED} {PASSIVE}"], DELIVERED, 0, False, "a has none, b has it: a gap there"),
+    ("3", [ABSENT, ABSENT], ABSENT, 1, False, ""),
+    ("3, passive", [ABSENT, f"{ABSENT} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("4", [ABSENT, f"{UNKNOWN} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("5", [ABSENT, UNKNOWN], UNCONFIRMED, 1, False, "a has none, and b could not be asked: ssh to b failed"),
+    ("6", [UNKNOWN, f"{DELIVERED} {PASSIVE}"], DELIVERED, 0, False, f"{A_DEAD}: the WAL comes from b"),
+    ("6, told before", [SKIPPED, DELIVERED], DELIVERED, 0, False, ""),
+    (
+        "7",
+        [UNKNOWN, f"{ABSENT} {PASSIVE}"],
+        UNHEARD,
+        2,
+        False,
+        f"b has none, but only copies another Barman's archive, with a delay, and a could not be asked: {A_DEAD}",
+    ),
+    ("8", [UNKNOWN, ABSENT], UNHEARD, 2, False, f"b has none, and a could not be asked: {A_DEAD}"),
+    ("8, skipped", [SKIPPED, ABSENT], UNHEARD, 2, False, "b has none, and a could not be asked"),
+    ("9", [UNKNOWN, UNKNOWN], UNKNOWN, 2, True, f"{A_DEAD}; ssh to b failed: Connection refused"),
+    ("9, again", [SKIPPED, SKIPPED], SKIPPED, 2, False, ""),
+    ("9, one of them again", [UNKNOWN, SKIPPED], UNKNOWN, 2, True, A_DEAD),
+    ("10", [INVALID, DELIVERED], DELIVERED, 0, False, "what came from a was refused: it is short; b has it"),
+    ("11", [INVALID, ABSENT], INVALID, 3, True, "what came from a was refused: it is short; b has none"),
+    ("11, the other way", [ABSENT, INVALID], INVALID, 3, True, "what came from b was refused"),
+    ("11, dead", [INVALID, UNKNOWN], INVALID, 3, True, "what came from a was refused: it is short"),
+    # A passive copy that has such a file, however bad, shows that there is one.
+    ("11, passive", [ABSENT, f"{INVALID} {PASSIVE}"], INVALID, 3, True, "what came from b was refused"),
+    ("passive first", [f"{ABSENT} {PASSIVE}", ABSENT], ABSENT, 1, False, ""),
+    (
+        "passive first, the other dead",
+        [f"{ABSENT} {PASSIVE}", UNKNOWN],
+        UNHEARD,
+        2,
+        False,
+        "a has none, but only copies",
+    ),
+    ("passive first, dead", [f"{UNKNOWN} {PASSIVE}", ABSENT], ABSENT, 1, False, ""),
+    ("both passive", [f"{ABSENT} {PASSIVE}", f"{ABSENT} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("both passive, one dead", [f"{ABSENT} {PASSIVE}", f"{UNKNOWN} {PASSIVE}"], UNHEARD, 2, False, "a has none"),
+    ("three, the second dead", [ABSENT, UNKNOWN, ABSENT], UNCONFIRMED, 1, False, "a and c have none"),
+    ("three, the first dead", [UNKNOWN, ABSENT, ABSENT], UNHEARD, 2, False, "b and c have none"),
+    ("three, the passive dead", [ABSENT, ABSENT, f"{UNKNOWN} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("three, the first has it", [DELIVERED, ABSENT, UNKNOWN], DELIVERED, 0, False, ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "status", "sleeps", "words"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_several_hosts(said: list[str], outcome: str, status: int, sleeps: bool, words: str) -> None:
+    judged, text = judge_answers(answers(*said))
+    assert judged == outcome
+    assert words in text
+    assert bool(text) == bool(words)
+    assert decide(judged, STANDBY, sleep=10) == (status, 10 if sleeps else 0)
+    is_final = outcome in (DELIVERED, ABSENT)
+    assert decide(judged, RECOVERY, time_left=600).status == (status if is_final else None)
+    assert decide(judged, RECOVERY, time_left=0).status == (status if is_final else 200)

@@ -5,7 +5,7 @@ proved (policy.judge_absence says what); here is where the evidence comes from.
 """
 
 import time
-from typing import Dict, NamedTuple, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import gap, timeline_guard
@@ -14,21 +14,25 @@ from walbasin.fetcher.log import describe
 from walbasin.fetcher.timeline_guard import Abandoned
 from walbasin.local import data_directory
 from walbasin.local.data_directory import Position
-from walbasin.policy import Evidence
-from walbasin.remote.archive import fetch_history, fetch_segment_size
-from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.policy import ABSENT, UNKNOWN, Evidence, HostAnswer
+from walbasin.remote.archive import Archive, fetch_history, fetch_segment_size
+from walbasin.remote.errors import FetchError, GivenUp, HostUnreachable, NotInArchive
 from walbasin.remote.listing import Listing, ask_gate, list_archive
 from walbasin.wal import holdings, segment
 from walbasin.wal.holdings import History
 
 
 class Survey(NamedTuple):
-    """Hold what the archive has, and the way that recovery goes through it.
+    """Hold what the archives have, and the way that recovery goes through them.
 
-    target: the timeline that it goes to. histories: by timeline, those that matter.
+    listing: of all together. of_hosts: each archive, and its own. unheard: the hosts
+    that could have more, and could not be asked. target: the timeline that it goes to.
+    histories: by timeline, those that matter.
     """
 
     listing: Listing
+    of_hosts: Sequence[Tuple[Archive, Listing]]
+    unheard: Sequence[FetchError]
     target: int
     histories: Dict[int, History]
 
@@ -56,16 +60,28 @@ def explain(call: Call, is_look_due: bool) -> Tuple[str, str]:
 
 def _collect(call: Call) -> Evidence:
     """Return the evidence. Raises FetchError, InvalidWal, NotInArchive, OSError."""
-    name, cluster, archive = call.options.wal_name, call.cluster, call.archive()
+    name, cluster = call.options.wal_name, call.cluster
     if cluster is not None and name in data_directory.newest_segments(cluster):
         return Evidence(is_in_pg_wal=True)
     position = name if segment.is_segment_name(name) else data_directory.checkpoint_segment(cluster) if cluster else ""
     found = survey(call, position)
     names = found.listing.names
-    neighbour = holdings.find_neighbour(name, names)
     size = cluster.segment_size if cluster else segment.DEFAULT_SIZE
-    if neighbour and call.mode == policy.RECOVERY:
-        size = fetch_segment_size(archive, neighbour, call.options.spool_dir if call.spool else None)
+    neighbour, unproved = holdings.find_neighbour(name, names), ""
+    if call.mode == policy.RECOVERY:
+        if found.unheard:
+            raise found.unheard[0]
+        # Each host that could have the file proves whose archive it has.
+        for archive, listing in found.of_hosts:
+            host = archive.remote.host if len(call.options.barman_hosts) > 1 else ""
+            neighbour = holdings.find_neighbour(name, listing.names)
+            if not neighbour:
+                unproved = host
+                break
+            try:
+                size = fetch_segment_size(archive, neighbour, call.options.spool_dir if call.spool else None)
+            except segment.InvalidWal as error:
+                raise segment.InvalidWal(f"{host}: {error}" if host else str(error)) from error
     if segment.is_history_name(name):
         later = holdings.first_segment(names, segment.timeline(name))
     else:
@@ -77,32 +93,86 @@ def _collect(call: Call) -> Evidence:
         is_on_parent=segment.is_segment_name(name) and holdings.is_on_parent(name, found.histories, size),
         later=later,
         neighbour=neighbour,
-        is_passive=found.listing.is_passive,
+        is_passive=found.listing.is_passive and not call.options.accept_passive,
+        unproved=unproved,
     )
 
 
 def survey(call: Call, position: str, is_thorough: bool = False) -> Survey:
-    """Return what the archive has. Raises FetchError, InvalidWal.
+    """Return what the archives have. Raises FetchError, InvalidWal.
 
     position: a segment that recovery is at. On a standby only a gate is asked, in one
     request: a promotion may wait for this call. is_thorough: none does.
     """
-    cluster, archive = call.cluster, call.archive()
+    cluster = call.cluster
     size = cluster.segment_size if cluster else segment.DEFAULT_SIZE
     histories = dict(data_directory.read_histories(cluster)) if cluster else {}
     if call.mode == policy.STANDBY and not is_thorough:
-        listing = ask_gate(archive)
+        listings, errors = _ask_all(call, ask_gate)
     else:
-        listing = list_archive(archive, holdings.probes(position, histories, size) if position else [])
+        probes = holdings.probes(position, histories, size) if position else []
+        listings, errors = _ask_all(call, lambda archive: list_archive(archive, probes))
+    listing, needed, unheard = _combine(call, listings, errors)
     own = segment.timeline(position) if position else 1
     target = data_directory.target_timeline(cluster, own) if cluster else None
     if target is None:
         target = max(own, holdings.newest_timeline(listing.names), *histories)
     for timeline in {own, target} - {1, *histories}:
-        history = fetch_history(archive, timeline)
+        history = _find_history(listings, timeline)
         if history is not None:
             histories[timeline] = history
-    return Survey(listing, target, histories)
+    return Survey(listing, needed, unheard, target, histories)
+
+
+def _find_history(archives: Iterable[Archive], timeline: int) -> Optional[History]:
+    """Return the history of a timeline from the first archive that has it, or None.
+
+    Raises FetchError, InvalidWal.
+    """
+    found = (fetch_history(archive, timeline) for archive in archives)
+    return next((history for history in found if history is not None), None)
+
+
+def _ask_all(call: Call, ask: Callable[[Archive], Listing]) -> Tuple[Dict[Archive, Listing], Dict[Archive, FetchError]]:
+    """Return what each host that lives holds, and why others could not be asked.
+
+    Raises FetchError when none could.
+    """
+    listings: Dict[Archive, Listing] = {}
+    errors: Dict[Archive, FetchError] = {}
+    memory, archives = call.host_memory(), call.archives()
+    for archive in archives:
+        cause = memory.why_skipped(archive.remote.host) if len(archives) > 1 else ""
+        try:
+            if cause:
+                raise HostUnreachable(cause)
+            listings[archive] = ask(archive)
+            if len(archives) > 1:
+                memory.note_passive(archive.remote.host, listings[archive].is_passive)
+        except GivenUp:
+            raise
+        except FetchError as error:
+            errors[archive] = error
+    if not listings:
+        raise next(iter(errors.values()))
+    return listings, errors
+
+
+def _combine(
+    call: Call, listings: Dict[Archive, Listing], errors: Dict[Archive, FetchError]
+) -> Tuple[Listing, List[Tuple[Archive, Listing]], List[FetchError]]:
+    """Return what all have together, and of those that could have more, the answers."""
+    memory = call.host_memory()
+    answers = [HostAnswer(each.remote.host, ABSENT, "", found.is_passive) for each, found in listings.items()]
+    answers += [HostAnswer(each.remote.host, UNKNOWN, "", memory.is_passive(each.remote.host)) for each in errors]
+    needed = {answer.host for answer in policy.must_be_heard(answers)}
+    whole = Listing(
+        frozenset().union(*(found.names for found in listings.values())),
+        all(found.is_passive for found in listings.values()),
+        all(found.is_whole for found in listings.values()),
+    )
+    heard = [(each, found) for each, found in listings.items() if each.remote.host in needed]
+    return whole, heard, [error for each, error in errors.items() if each.remote.host in needed]
 
 
 class End(NamedTuple):
@@ -157,7 +227,7 @@ def _take_followable(call: Call, reached: Position, found: Survey) -> Tuple[Surv
     timelines = {found.target, *map(segment.timeline, found.listing.names)}
     for target in sorted((each for each in timelines if each > reached.timeline), reverse=True):
         if target not in histories:
-            histories[target] = fetch_history(call.archive(), target) or []
+            histories[target] = _find_history((archive for archive, _ in found.of_hosts), target) or []
         fork = holdings.find_fork(*reached, target, histories)
         if not fork:
             return found._replace(target=target, histories=histories), abandoned

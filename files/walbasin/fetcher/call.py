@@ -10,6 +10,7 @@ from walbasin.local.spool import Spool
 from walbasin.wal import segment
 
 if TYPE_CHECKING:
+    from walbasin.local.host_memory import HostMemory
     from walbasin.remote.archive import Archive
 
 
@@ -29,15 +30,17 @@ class Call(NamedTuple):
         """Return whether a .partial will do, where there is no whole segment (-P)."""
         return self.options.partial and segment.is_segment_name(self.options.wal_name)
 
-    def archive(self) -> "Archive":
-        """Return the archive that the call is about."""
+    def archives(self) -> "Tuple[Archive, ...]":
+        """Return the archives that the call is about, that of the preferred host first.
+
+        There is one for each Barman host.
+        """
         # Import late: a spool hit does not need it.
         from walbasin.remote.archive import Archive
         from walbasin.remote.ssh import Remote
         from walbasin.wal.getwal import Request
 
-        options = self.options
-        remote = Remote(options.barman_host, options.user, options.port, options.ssh_config)
+        options, promotion_files = self.options, self.promotion_files()
         request = Request(
             options.server_name,
             options.wal_name,
@@ -45,7 +48,14 @@ class Call(NamedTuple):
             compression=options.compression,
             keep_compression=options.keep_compression,
         )
-        return Archive(remote, request, self.cluster, self.promotion_files())
+        remotes = [Remote(host, options.user, options.port, options.ssh_config) for host in options.barman_hosts]
+        return tuple(Archive(remote, request, self.cluster, promotion_files) for remote in remotes)
+
+    def host_memory(self) -> "HostMemory":
+        """Return what is known of the Barman hosts."""
+        from walbasin.local.host_memory import HostMemory
+
+        return HostMemory(self.spool)
 
     def promotion_files(self) -> Tuple[str, ...]:
         """Return the files whose appearance says that nobody may be held up."""

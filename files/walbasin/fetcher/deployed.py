@@ -26,8 +26,9 @@ def path_for(server: str) -> str:
 def read_command(barman_host: str, server: str, data: Optional[str]) -> List[str]:
     """Return the words behind the program in restore_command; none where there is none.
 
-    data: the data directory, None where it is not known. What is recorded for another
-    one, or what anybody but root can write, is ignored.
+    barman_host: one name, or several with commas, of those that are recorded. data: the
+    data directory, None where it is not known. What is recorded for another one, or
+    what anybody but root can write, is ignored.
     """
     if "/" in server or server in (".", ".."):
         return []
@@ -55,7 +56,9 @@ def parse(text: str, barman_host: str, server: str, data: Optional[str]) -> List
     Raises ValueError for one that cannot be read.
     """
     found = json.loads(text)
-    if not isinstance(found, dict) or (found.get("barman_host"), found.get("barman_server")) != (barman_host, server):
+    if not isinstance(found, dict) or found.get("barman_server") != server:
+        return []
+    if not set(barman_host.split(",")) <= set(str(found.get("barman_host")).split(",")):
         return []
     folder, command = found.get("data_directory"), found.get("restore_command")
     if not isinstance(folder, str) or not isinstance(command, str):

@@ -10,7 +10,19 @@ signal file, then still asks for a .history, and would start on the old timeline
 
 from typing import NamedTuple, Optional
 
-from walbasin.policy import ABANDONED, ABSENT, DELIVERED, GAP, INVALID, LOCAL_ERROR, SKIPPED, STANDBY, UNKNOWN
+from walbasin.policy import (
+    ABANDONED,
+    ABSENT,
+    DELIVERED,
+    GAP,
+    INVALID,
+    LOCAL_ERROR,
+    SKIPPED,
+    STANDBY,
+    UNCONFIRMED,
+    UNHEARD,
+    UNKNOWN,
+)
 
 # What a standby is told.
 STANDBY_STATUS = {
@@ -18,7 +30,9 @@ STANDBY_STATUS = {
     ABSENT: 1,
     ABANDONED: 1,
     GAP: 1,
+    UNCONFIRMED: 1,
     UNKNOWN: 2,
+    UNHEARD: 2,
     SKIPPED: 2,
     INVALID: 3,
     LOCAL_ERROR: 4,

@@ -28,8 +28,12 @@ class ForegroundPrefetch:
         self._size = size
         self._queue: List[str] = []
 
-    def start(self, loop: EventLoop) -> None:
-        """Ask what the archive has, and fetch that."""
+    def start(self, loop: EventLoop, archive: Optional[Archive] = None) -> None:
+        """Ask what the archive has, and fetch that.
+
+        archive: that of the one of several hosts which brings the requested file.
+        """
+        self._archive = archive or self._archive
         output = RemoteOutput()
 
         def plan(_: Optional[Exception]) -> None:

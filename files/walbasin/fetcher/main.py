@@ -119,7 +119,7 @@ def _make_call(options: Options) -> Call:
     elif options.test or options.status or not _is_final(options, cluster):
         is_delivery = not options.test and not options.status
         try:
-            spool = Spool(options.spool_dir, cluster, options.barman_host, options.server_name, may_create=is_delivery)
+            spool = Spool(options.spool_dir, cluster, options.server_name, may_create=is_delivery)
         except SpoolRefused as refusal:
             log(f"{refusal}; fetching without it" if is_delivery else str(refusal))
     return Call(options, cluster, mode, spool)

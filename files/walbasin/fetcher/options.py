@@ -1,7 +1,7 @@
 """Parse the command line: every option of Barman's own tool, with its meaning."""
 
 import argparse
-from typing import List, NoReturn, Optional, Sequence
+from typing import List, NoReturn, Optional, Sequence, Tuple
 
 from walbasin import VERSION, policy
 from walbasin.local import ipc
@@ -16,6 +16,8 @@ PLAIN, JSON, PROMETHEUS = "plain", "json", "prometheus"
 # --status needs no file. It needs a place in the data directory that it is about: the
 # one that it is called in.
 SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
+# Barman hosts that one command line may name.
+MOST_HOSTS = 8
 
 
 class UsageError(Exception):
@@ -23,9 +25,13 @@ class UsageError(Exception):
 
 
 class Options(argparse.Namespace):
-    """Hold the values of a command line."""
+    """Hold the values of a command line.
+
+    barman_host: as it was given. barman_hosts: the names in it, the preferred first.
+    """
 
     barman_host: str
+    barman_hosts: Tuple[str, ...]
     server_name: str
     wal_name: str
     wal_dest: str
@@ -45,6 +51,7 @@ class Options(argparse.Namespace):
     mode: Optional[str]
     any_timeline: bool
     retry: int
+    accept_passive: bool
     fingerprint: str
 
 
@@ -118,11 +125,39 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="in a point-in-time recovery, how long to try before PostgreSQL is stopped (default: %(default)s)",
     )
-    add("barman_host", metavar="BARMAN_HOST", help="the Barman host, as ssh knows it")
+    add(
+        "--accept-passive",
+        action="store_true",
+        help="let a point-in-time recovery end with what passive Barman nodes have",
+    )
+    add(
+        "barman_host",
+        metavar="BARMAN_HOST",
+        help="the Barman host, as ssh knows it; or several with commas between them, the preferred one first",
+    )
     add("server_name", metavar="SERVER_NAME", help="the server in Barman's configuration")
     add("wal_name", metavar="WAL_NAME", help="%%f", nargs=None if has_file else "?", default="")
     add("wal_dest", metavar="WAL_DEST", help="%%p", nargs=None if has_file else "?", default=SOME_DESTINATION)
     return parser
+
+
+def parse_hosts(text: str) -> Tuple[str, ...]:
+    """Return the names of the Barman hosts, the preferred one first. Raises UsageError.
+
+    >>> parse_hosts("barman,barman2")
+    ('barman', 'barman2')
+    """
+    hosts = tuple(text.split(","))
+    if not all(hosts):
+        raise UsageError(f"a Barman host without a name in {text!r}: give names with one comma between them")
+    if any(host.startswith("-") for host in hosts):
+        raise UsageError("no Barman host has a name that begins with '-'")
+    twice = next((host for host in hosts if hosts.count(host) > 1), "")
+    if twice:
+        raise UsageError(f"the Barman host {twice} is named twice in {text!r}: name each host once")
+    if len(hosts) > MOST_HOSTS:
+        raise UsageError(f"{len(hosts)} Barman hosts, and {MOST_HOSTS} is as many as there may be")
+    return hosts
 
 
 def parse(words: List[str], deployed: Sequence[str] = ()) -> Options:
@@ -135,8 +170,9 @@ def parse(words: List[str], deployed: Sequence[str] = ()) -> Options:
     if deployed:
         options = _parser().parse_args(list(deployed), options)
     options = _parser(has_file="--status" not in words).parse_args(words, options)
-    if options.barman_host.startswith("-") or options.server_name.startswith("-"):
-        raise UsageError("neither a host nor a server has a name that begins with '-'")
+    options.barman_hosts = parse_hosts(options.barman_host)
+    if options.server_name.startswith("-"):
+        raise UsageError("no server has a name that begins with '-'")
     if options.form != PLAIN and not options.status:
         raise UsageError(f"--{options.form} is a form of --status")
     if not options.test and not options.status and not segment.is_wal_file_name(options.wal_name):

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import absence, exit_status, gap, timeline_guard
@@ -13,11 +13,13 @@ from walbasin.fetcher.log import ASKS_AGAIN, describe, log, log_absent
 from walbasin.local import handover, ipc
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
+from walbasin.local.host_memory import OUTAGE_SECONDS
 from walbasin.local.ipc import Reply
 from walbasin.local.spool import Spool
 from walbasin.prefetch import process
 from walbasin.prefetch.process import PrefetchConfig
 from walbasin.remote import archive
+from walbasin.remote.archive import Archive
 from walbasin.remote.errors import (
     OUTAGES,
     FetchError,
@@ -25,13 +27,12 @@ from walbasin.remote.errors import (
     NotInArchive,
     RemoteError,
     SkippedDuringOutage,
+    Unconfirmed,
+    Unheard,
 )
 from walbasin.wal import segment
 from walbasin.wal.compression import UnsupportedCompression
 
-# Seconds for which an outage is remembered. A promotion asks four times: with Barman
-# dead only the first of them waits.
-OUTAGE_SECONDS = 15
 # Seconds between two looks for a promotion.
 STEP = 0.2
 # How often, and how many seconds apart, to try for a prefetch process: one that makes
@@ -73,10 +74,14 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
             if outcome == policy.GAP or not call.wants_partial or not _deliver_partial(call):
                 return outcome, detail
         return policy.DELIVERED, ""
-    except SkippedDuringOutage as error:
-        return policy.SKIPPED, str(error)
+    except Unconfirmed as error:
+        outcome, detail = error.outcome, str(error)
+        if call.mode == policy.STANDBY and _is_look_due(call):
+            found = absence.explain(call, is_look_due=True)
+            outcome, detail = found if found[0] == policy.GAP else (outcome, detail)
+        return outcome, detail
     except FetchError as error:
-        return policy.UNKNOWN, str(error)
+        return error.outcome, str(error)
     except segment.InvalidWal as error:
         return policy.INVALID, str(error)
     except OSError as error:
@@ -124,6 +129,10 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
         if spool is not None:
             spool.record_outage(str(error))
         raise
+    except (Unconfirmed, Unheard):
+        if spool is not None:
+            spool.clear_outage()
+        raise
     if spool is not None:
         spool.clear_outage()
 
@@ -134,7 +143,7 @@ def _fetch_through_prefetch(call: Call, spool: Spool, cluster: DataDirectory, re
     config = PrefetchConfig(
         spool=spool,
         cluster=cluster,
-        archive=call.archive(),
+        archives=call.archives(),
         jobs=options.parallel,
         fingerprint=options.fingerprint,
     )
@@ -174,6 +183,8 @@ def _deliver_reply(call: Call, spool: Spool, reply: Reply) -> None:
     """
     if reply.outcome == policy.ABSENT:
         raise NotInArchive(reply.detail)
+    if reply.outcome in (policy.UNCONFIRMED, policy.UNHEARD):
+        raise (Unheard if reply.outcome == policy.UNHEARD else Unconfirmed)(reply.detail)
     if reply.outcome == policy.UNKNOWN:
         raise (HostUnreachable if reply.is_outage else RemoteError)(reply.detail)
     if reply.outcome != policy.DELIVERED:  # the direct way has a second look at it
@@ -192,7 +203,7 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
     name, jobs = call.options.wal_name, call.options.parallel
     prefetch = None
     if segment.is_segment_name(name) and spool.lock():
-        prefetch = ForegroundPrefetch(spool, call.archive(), name, jobs, cluster.segment_size)
+        prefetch = ForegroundPrefetch(spool, call.archives()[0], name, jobs, cluster.segment_size)
         if spool.register(cluster):
             log(
                 f"{name}: {reason}, so there is no prefetch process; "
@@ -204,15 +215,39 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
 
 
 def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
-    name, destination, source = call.options.wal_name, call.options.wal_dest, call.archive()
-    beside = prefetch.start if prefetch else None
+    sources = call.archives()
     try:
-        archive.fetch(source, name, destination, beside=beside)
+        _fetch_from(call, sources, prefetch)
     except UnsupportedCompression:
         if not call.options.keep_compression:
             raise
-        plain = source._replace(request=source.request._replace(keep_compression=False))
-        archive.fetch(plain, name, destination)
+        plain = [each._replace(request=each.request._replace(keep_compression=False)) for each in sources]
+        _fetch_from(call, plain)
+
+
+def _fetch_from(call: Call, sources: Sequence[Archive], prefetch: Optional[ForegroundPrefetch] = None) -> None:
+    """Deliver the file from the first of these archives that has it.
+
+    Raises what _fetch does.
+    """
+    name, destination = call.options.wal_name, call.options.wal_dest
+    if len(sources) == 1:
+        archive.fetch(sources[0], name, destination, beside=prefetch.start if prefetch else None)
+        return
+    # Import late: a single host does not need it.
+    from walbasin.remote import direct_fetch
+
+    notices: List[str] = []
+    direct_fetch.fetch(
+        sources,
+        name,
+        destination,
+        memory=call.host_memory(),
+        on_notice=notices.append,
+        beside=prefetch.start if prefetch else None,
+    )
+    for notice in notices:
+        log(f"{name}: {notice}")
 
 
 def _deliver_partial(call: Call) -> bool:
@@ -220,11 +255,16 @@ def _deliver_partial(call: Call) -> bool:
 
     Raises FetchError, InvalidWal, OSError.
     """
-    try:
-        archive.fetch(call.archive(), call.options.wal_name, call.options.wal_dest, partial=True)
-    except NotInArchive:
-        return False
-    return True
+    for source in call.archives():
+        try:
+            archive.fetch(source, call.options.wal_name, call.options.wal_dest, partial=True)
+        except NotInArchive:
+            continue
+        except FetchError as error:
+            # The next host's .partial may be older.
+            raise Unheard(str(error)) if len(call.options.barman_hosts) > 1 else error from error
+        return True
+    return False
 
 
 def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
@@ -238,7 +278,7 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
     if outcome == policy.ABANDONED:
         log(f"{name}: {detail}")
         return
-    if outcome == policy.INVALID:
+    if outcome == policy.INVALID and len(call.options.barman_hosts) == 1:
         detail = f"what came from {call.options.barman_host} was refused: {detail}"
     if verdict.status is None:
         next_step = f"trying again in {verdict.pause:.0f} s"

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.fetcher import absence, gap, status, timeline_guard
@@ -18,8 +18,8 @@ from walbasin.fetcher.status import LastTest
 from walbasin.local import data_directory, running_server
 from walbasin.local.running_server import NotAsked
 from walbasin.remote import archive, gate_fetch, ssh
-from walbasin.remote.archive import RemoteOutput
-from walbasin.remote.errors import FetchError, NotInArchive
+from walbasin.remote.archive import Archive, RemoteOutput
+from walbasin.remote.errors import OUTAGES, FetchError, NotInArchive
 from walbasin.remote.gate_connection import NoGate
 from walbasin.remote.ssh import EventLoop, Session
 from walbasin.wal import segment, window
@@ -56,10 +56,9 @@ def run(call: Call) -> int:
     started = time.time()
     error = gate = unasked = ""
     is_lasting = False
+    hosts: Dict[str, str] = {}
     try:
-        server = _test_server(call)
-        gate = server.gate
-        _test_segment(call, server)
+        gate = _test_hosts(call, hosts)
         _test_spool(call)
         _test_archive(call)
         unasked = _test_setting(call)
@@ -67,8 +66,51 @@ def run(call: Call) -> int:
         error = describe(failure)
         log(f"test failed: {error}")
         is_lasting = isinstance(failure, LastingFailure)
-    status.save_test(call, LastTest(started, time.time() - started, error, gate, unasked, is_lasting))
+    status.save_test(call, LastTest(started, time.time() - started, error, gate, unasked, is_lasting, hosts))
     return 2 if error else 1 if unasked else 0
+
+
+def _test_hosts(call: Call, hosts: Dict[str, str]) -> str:
+    """Test the way to each Barman host. Return the version of the first one's gate.
+
+    hosts: gets each of several hosts, and why it does not work, or an empty string.
+    Raises what the test of the first one did.
+    """
+    first, *others = call.archives()
+    if not others:
+        return _test_host(call, first)
+    gate, failures = "", []
+    for each in (first, *others):
+        host, started = each.remote.host, time.monotonic()
+        _print_note("host", host)
+        try:
+            found = _test_host(call, each)
+        except (StepFailed, FetchError, NotInArchive, segment.InvalidWal, OSError) as failure:
+            hosts[host] = describe(failure)
+            failures.append(failure)
+            if isinstance(failure.__cause__, OUTAGES):  # the steps to come need not wait for it
+                call.host_memory().note_outage(host, hosts[host])
+            if each is not first:
+                log(f"test: {host} does not work, so it could not stand in for the others: {hosts[host]}")
+            _print_note("host", f"{host} does not work")
+        else:
+            hosts[host] = ""
+            call.host_memory().note_answer(host)
+            gate = found if each is first else gate
+            _print_step("host", time.monotonic() - started, host)
+    if hosts[first.remote.host]:
+        raise failures[0]
+    return gate
+
+
+def _test_host(call: Call, source: Archive) -> str:
+    """Test the way to one Barman host. Return the version of its gate.
+
+    Raises StepFailed, FetchError, NotInArchive, InvalidWal, OSError.
+    """
+    server = _test_server(source)
+    _test_segment(call, source, server)
+    return server.gate
 
 
 def _print_step(step: str, seconds: float, text: str) -> None:
@@ -123,11 +165,11 @@ class ServerAnswer(NamedTuple):
     error: str = ""
 
 
-def _test_server(call: Call) -> ServerAnswer:
+def _test_server(source: Archive) -> ServerAnswer:
     """Test key, host key, gate or stock, and whether Barman knows the server."""
     started = time.monotonic()
     stderr = StderrReader(started)
-    output, source = RemoteOutput(), call.archive()
+    output = RemoteOutput()
     request = source.request_for(DUMMY_WAL_NAME, test=True, compression="", keep_compression=False)
     with EventLoop() as loop:
         loop.add(Session(source.remote, request, output.add, output.end, on_stderr=stderr.add))
@@ -138,7 +180,7 @@ def _test_server(call: Call) -> ServerAnswer:
     gate, servers = map(ssh.printable, stderr.gate)
     if output.error is not None:
         if not gate:
-            raise StepFailed(f"{output.error}")
+            raise StepFailed(f"{output.error}") from output.error
         return ServerAnswer(gate, f"{output.error}")
     answer = ssh.printable(output.content.decode("utf-8", "replace"))
     kind = f"barman-wal-gate {gate}, for {servers}" if gate else "no gate: stock Barman"
@@ -146,7 +188,7 @@ def _test_server(call: Call) -> ServerAnswer:
     return ServerAnswer(gate)
 
 
-def _test_segment(call: Call, server: ServerAnswer) -> None:
+def _test_segment(call: Call, source: Archive, server: ServerAnswer) -> None:
     """Fetch and verify a real segment, by the way that recovery takes.
 
     With -p and a gate that is a connection to the gate. `barman get-wal` is the other
@@ -155,7 +197,7 @@ def _test_segment(call: Call, server: ServerAnswer) -> None:
     folder = call.options.spool_dir if call.spool else None
     if server.gate and call.options.parallel > 1:
         try:
-            _fetch_segment(call, folder, lambda name, path: gate_fetch.fetch(call.archive(), name, path, folder))
+            _fetch_segment(call, folder, lambda name, path: gate_fetch.fetch(source, name, path, folder))
         except (NoGate, FetchError) as error:
             if server.error:
                 raise StepFailed(server.error) from error
@@ -166,13 +208,13 @@ def _test_segment(call: Call, server: ServerAnswer) -> None:
             return
     if server.error:
         raise StepFailed(server.error)
-    _fetch_segment(call, folder, lambda name, path: archive.fetch(call.archive(), name, path))
+    _fetch_segment(call, folder, lambda name, path: archive.fetch(source, name, path))
 
 
 def _fetch_segment(call: Call, folder: Optional[str], fetch: Callable[[str, str], None]) -> None:
     names = _candidates(call)
     # The playbook that removes all takes away what a killed test has left: by its name.
-    own = f".{call.options.barman_host}.{call.options.server_name}"
+    own = f":{call.options.server_name}"
     with tempfile.TemporaryDirectory(prefix="test.", suffix=own, dir=folder) as temporary:
         for name in names:
             started = time.monotonic()

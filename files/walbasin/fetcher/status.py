@@ -5,7 +5,7 @@ That is barman-wal-restore --status.
 
 import json
 import time
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from walbasin.fetcher import gap, options, timeline_guard
 from walbasin.fetcher.call import Call
@@ -18,6 +18,8 @@ from walbasin.prefetch.counters import Counters
 
 # The name of the file in the spool that keeps the last test.
 TEST = "test.json"
+# There are none to tell apart where there is a single host.
+NO_HOSTS: Dict[str, str] = {}
 
 
 class LastTest(NamedTuple):
@@ -26,7 +28,8 @@ class LastTest(NamedTuple):
     time: seconds since 1970, 0 when it never ran. seconds: how long it took. gate: its
     version; empty when none has answered. unasked: why the server could not be asked
     which restore_command it uses. is_lasting: the error is one that a segment that is
-    restored later does not disprove.
+    restored later does not disprove. hosts: each of several Barman hosts, and why it
+    did not work, or an empty string.
     """
 
     time: float = 0.0
@@ -35,6 +38,7 @@ class LastTest(NamedTuple):
     gate: str = ""
     unasked: str = ""
     is_lasting: bool = False
+    hosts: Dict[str, str] = NO_HOSTS
 
 
 class Status(NamedTuple):
@@ -42,7 +46,8 @@ class Status(NamedTuple):
 
     spool: the segments that are ready. free_segments: how many more fit. gap: what the
     standby lacks and the archive does not have, and abandoned: a timeline there that it
-    cannot follow, as far as somebody has looked.
+    cannot follow, as far as somebody has looked. hosts: each of several Barman hosts,
+    and why it does not work, or an empty string.
     """
 
     barman_host: str
@@ -55,6 +60,7 @@ class Status(NamedTuple):
     test: LastTest
     gap: Gap
     abandoned: Abandoned
+    hosts: Dict[str, str] = NO_HOSTS
 
 
 def save_test(call: Call, test: LastTest) -> None:
@@ -87,6 +93,7 @@ def run(call: Call) -> int:
         return 2
     if spool is None:  # the reason was said
         return 2
+    test = parse_test(spool.load_text(TEST))
     status = Status(
         barman_host=call.options.barman_host,
         server=call.options.server_name,
@@ -95,13 +102,22 @@ def run(call: Call) -> int:
         spool=spool.names(),
         free_segments=spool.free_segments(cluster.segment_size),
         counters=Counters(spool.load_text(counters.FILE)),
-        test=parse_test(spool.load_text(TEST)),
+        test=test,
         abandoned=timeline_guard.load(spool),
         gap=gap.still_ahead(gap.load(spool), next(data_directory.newest_segments(cluster), "")),
+        hosts=_look_at_hosts(call, test),
     )
     render = {options.PLAIN: plain, options.JSON: as_json, options.PROMETHEUS: prometheus}[call.options.form]
     print(render(status, time.time()))
     return 0
+
+
+def _look_at_hosts(call: Call, test: LastTest) -> Dict[str, str]:
+    """Return how each of several hosts does: now, or when it was last tested."""
+    hosts, memory = call.options.barman_hosts, call.host_memory()
+    if len(hosts) == 1:
+        return {}
+    return {host: memory.why_skipped(host) or test.hosts.get(host, "never tested") for host in hosts}
 
 
 def as_json(status: Status, _now: float) -> str:
@@ -158,7 +174,8 @@ def plain(status: Status, now: float) -> str:
             else "never run",
         ),
     ]
-    title = f"{status.server} from {status.barman_host}"
+    lines += [("host", f"{host}: {error or 'ok'}") for host, error in status.hosts.items()]
+    title = f"{status.server} from {status.barman_host.replace(',', ', ')}"
     return "\n".join([title, *(f"  {word:<9} {text}" for word, text in lines)])
 
 
@@ -201,7 +218,11 @@ def prometheus(status: Status, _now: float) -> str:
     ]
     lines = [_metric(name, kind, text, [(labels, value)]) for name, kind, text, value in metrics]
     errors = [(f'{labels},kind="{kind}"', count) for kind, count in done.errors.items()]
-    return "\n".join([*lines, _metric("errors_total", "counter", "Requests that failed, by kind.", errors)])
+    lines.append(_metric("errors_total", "counter", "Requests that failed, by kind.", errors))
+    if status.hosts:
+        hosts = [(f'{labels},host="{_escaped(host)}"', int(not error)) for host, error in status.hosts.items()]
+        lines.append(_metric("host_success", "gauge", "1 when this one of several Barman hosts works.", hosts))
+    return "\n".join(lines)
 
 
 def _metric(name: str, kind: str, text: str, values: Sequence[Tuple[str, object]]) -> str:

@@ -52,9 +52,10 @@ class Abandoned(NamedTuple):
         )
 
 
-def save(spool: Optional[Spool], found: Abandoned) -> None:
-    """Keep what was found, for whoever watches."""
+def save(spool: Optional[Spool], found: Abandoned, is_withheld: bool = False) -> None:
+    """Keep what was found, for whoever watches. Count it when it was withheld."""
     if spool is not None:
+        found = found._replace(withheld=load(spool).withheld + is_withheld)
         spool.save_text(FILE, json.dumps(found._asdict()))
 
 
@@ -92,7 +93,7 @@ def withhold(call: Call, is_delivered: bool) -> str:
     in_pg_wal = cluster.file(f"pg_wal/{name}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(in_pg_wal, in_pg_wal + SET_ASIDE)
-    save(call.spool, found._replace(withheld=load(call.spool).withheld + 1))
+    save(call.spool, found, is_withheld=True)
     return f"{found.describe()}, is kept from PostgreSQL, which could not start with it. {REMEDY}"
 
 
@@ -114,11 +115,14 @@ def _find_abandoned(call: Call, is_delivered: bool) -> Abandoned:
 
 
 def _fetch(call: Call, timeline: int) -> Optional[History]:
-    """Return a history of the archive. None where there is none, or nobody can tell.
+    """Return a history that a host has. None where there is none, or nobody can tell.
 
     PostgreSQL would not get it either. What it misses now it finds when it runs.
     """
-    try:
-        return fetch_history(call.archive(), timeline)
-    except (FetchError, segment.InvalidWal):
-        return None
+    memory = call.host_memory()
+    for archive in call.archives():
+        with contextlib.suppress(FetchError, segment.InvalidWal):
+            history = None if memory.why_skipped(archive.remote.host) else fetch_history(archive, timeline)
+            if history is not None:
+                return history
+    return None

@@ -31,6 +31,8 @@ COMPRESSED = ".compressed" + UNFINISHED
 OUTAGE = "outage"
 # Holds the id of the last prefetch process.
 PROCESS = "process"
+# Begins the name of a note on one of several Barman hosts (host_memory.py).
+HOST_NOTE = "host."
 # What the spool leaves free on its filesystem: segments, and a share of the whole.
 SPARE_SEGMENTS = 4
 SPARE_SHARE = 0.05
@@ -47,16 +49,16 @@ class SpoolRefused(Exception):
     """Report that the spool must not be used; the text says why."""
 
 
-def folder_name(cluster: DataDirectory, barman_host: str, server: str) -> str:
-    """Return the name of a cluster's folder.
+def folder_name(cluster: DataDirectory, server: str) -> str:
+    """Return the name of a cluster's folder, whatever Barman hosts it has.
 
     Device and inode tell a restored copy beside its standby from the standby.
     """
-    origin = f"{cluster.system_identifier}:{cluster.device:x}:{cluster.inode:x}"
-    return f"{origin}:{_quoted(barman_host)}:{_quoted(server)}"
+    return f"{cluster.system_identifier}:{cluster.device:x}:{cluster.inode:x}:{quoted(server)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a name as a part of a file's name."""
     return "".join(char if char.isalnum() or char in "._-" else f"%{ord(char):02x}" for char in text)
 
 
@@ -104,9 +106,7 @@ def _is_private(status: os.stat_result) -> bool:
 class Spool:
     """Keep the segments of one cluster."""
 
-    def __init__(
-        self, root: str, cluster: DataDirectory, barman_host: str, server: str, *, may_create: bool = True
-    ) -> None:
+    def __init__(self, root: str, cluster: DataDirectory, server: str, *, may_create: bool = True) -> None:
         """Open it, and make it where it is missing. Raises SpoolRefused.
 
         may_create: False leaves a spool folder that is missing alone.
@@ -114,9 +114,9 @@ class Spool:
         try:
             with open(BOOT_ID, encoding="ascii") as file:
                 boot = file.read().strip()
-            cluster_folder = folder_name(cluster, barman_host, server)
+            cluster_folder = folder_name(cluster, server)
             self._target = f"{cluster_folder}/{boot}"
-            self._link_suffix = f"{barman_host}.{server}"
+            self._server = server
             self._root = _open_folder(root, may_create=may_create)
             try:
                 of_cluster = _open_folder(cluster_folder, self._root)
@@ -177,9 +177,9 @@ class Spool:
         Returns False when it can already. Only where delivery is a rename, which is all
         that the shell can do.
         """
-        link = f"{cluster.postmaster_id}.{self._link_suffix}"
+        link = f"{cluster.postmaster_id}:{self._server}"
         try:
-            if cluster.postmaster_id is None or "/" in self._link_suffix:
+            if cluster.postmaster_id is None or "/" in self._server:
                 return False
             if not self.is_same_filesystem(cluster.file("pg_wal")) or link in self._links():
                 return False
@@ -207,7 +207,8 @@ class Spool:
         """Empty it, but for what later calls must know."""
         with contextlib.suppress(OSError):
             self.unregister()
-        self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS})
+        names = set(os.listdir(self._folder)) - {OUTAGE, PROCESS}
+        self.remove(name for name in names if not name.startswith(HOST_NOTE))
 
     def is_private(self) -> bool:
         """Return whether its folders are still ours alone, with mode 700.
@@ -342,8 +343,16 @@ class Spool:
 
     def load_text(self, name: str) -> str:
         """Return what save_text kept, or an empty string."""
+        return self.load_note(f"../{name}")
+
+    def save_note(self, name: str, text: str) -> None:
+        """Keep a text until the next boot. One that cannot be written is missing."""
+        self._save(name, text)
+
+    def load_note(self, name: str) -> str:
+        """Return what save_note kept, or an empty string."""
         try:
-            with self._open_to_read(f"../{name}") as file:
+            with self._open_to_read(name) as file:
                 return file.read().decode("utf-8", "replace")
         except OSError:
             return ""
@@ -377,11 +386,10 @@ class Spool:
 
         The clock is the boot's, as the folder is.
         """
+        moment, _, cause = self.load_note(OUTAGE).partition("\n")
         try:
-            with self._open_to_read(OUTAGE) as file:
-                moment, _, cause = file.read().decode("utf-8", "replace").partition("\n")
-                return Outage(time.monotonic() - float(moment), cause)
-        except (OSError, ValueError):
+            return Outage(time.monotonic() - float(moment), cause)
+        except ValueError:
             return None
 
     def _open_to_read(self, name: str) -> BinaryIO:

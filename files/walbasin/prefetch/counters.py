@@ -46,7 +46,9 @@ class Counters:
     def count_reply(self, name: str, outcome: str, detail: str, seconds: float) -> None:
         """Count a reply: PostgreSQL has waited for an outcome (policy's)."""
         self.waited += seconds
-        if outcome == policy.ABSENT:
+        if outcome == policy.UNHEARD:
+            outcome = policy.UNKNOWN
+        if outcome in (policy.ABSENT, policy.UNCONFIRMED):
             self.absent += segment.is_segment_name(name)
         elif outcome in self.errors:
             self.errors[outcome] += 1

@@ -10,22 +10,28 @@ import os
 import threading
 import time
 from collections import deque
-from typing import BinaryIO, Callable, Deque, Dict, List, NamedTuple, Optional, Protocol, Set, Tuple
+from typing import TYPE_CHECKING, BinaryIO, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from walbasin import policy
 from walbasin.local.debug import debug, traceback_of
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.errors import OUTAGES, FetchError, GivenUp, NotInArchive
-from walbasin.remote.gate_connection import FetchHandler, NoGate
+from walbasin.remote.gate_connection import NoGate
 from walbasin.remote.gate_pool import GatePool
 from walbasin.remote.ssh import EventLoop
-from walbasin.remote.stock_barman import StockBarman
+from walbasin.remote.stock_barman import CONTROL, StockBarman
 from walbasin.wal import compression, segment, window
 from walbasin.wal.compression import IncomingFile
 
-# How often a file may be tried another way, before the error is the result.
+if TYPE_CHECKING:
+    from walbasin.remote.source import Source
+
+# How often a file may be tried another way at each host, before the error is the
+# result.
 TRIES = 2
+# Characters of what is told with a delivered file.
+LONGEST_NOTICE = 1000
 
 
 class FetchResult(NamedTuple):
@@ -49,38 +55,10 @@ def result_of(error: Exception) -> FetchResult:
     if isinstance(error, segment.InvalidWal):
         return FetchResult(policy.INVALID, str(error))
     if isinstance(error, FetchError):
-        return FetchResult(policy.UNKNOWN, str(error), isinstance(error, OUTAGES))
+        return FetchResult(error.outcome, str(error), isinstance(error, OUTAGES))
     if isinstance(error, OSError):
         return FetchResult(policy.LOCAL_ERROR, f"spool: {error.strerror or error}")
     return FetchResult(policy.LOCAL_ERROR, f"internal error, please report it: {type(error).__name__}: {error}")
-
-
-class Source(Protocol):
-    """Bring files: a GatePool or a StockBarman."""
-
-    def is_ready(self) -> bool:
-        """Return whether requests may be made."""
-
-    def has_capacity(self, in_flight: int) -> bool:
-        """Return whether another request may be made beside so many."""
-
-    def request(self, handler: FetchHandler) -> None:
-        """Ask for a file. Raises FetchError."""
-
-    def has_another_way(self, name: str, error: Exception) -> bool:
-        """Return whether a request that failed so may succeed if it is made again."""
-
-    def busy_connections(self) -> int:
-        """Return how many connections have something to bring."""
-
-    def tune(self, seconds: float, connections: int, size: int) -> None:
-        """Learn from the time of a segment that PostgreSQL had to wait for."""
-
-    def tick(self) -> None:
-        """Do what has to be done once in a while."""
-
-    def must_be_polled(self) -> bool:
-        """Return whether something is awaited that does not announce itself."""
 
 
 class InFlightFetch:
@@ -132,17 +110,19 @@ class InFlightFetch:
 class Prefetcher:
     """Fetch what is asked for, and what will be."""
 
-    def __init__(self, spool: Spool, archive: Archive, jobs: int, size: int, loop: EventLoop) -> None:
-        """jobs: segments on their way or in the spool, counting the requested one.
+    def __init__(self, spool: Spool, archives: Sequence[Archive], jobs: int, size: int, loop: EventLoop) -> None:
+        """archives: one for each Barman host, that of the preferred one first.
 
-        size: of a segment, in bytes, as far as it is known before one has come.
+        jobs: segments on their way or in the spool, counting the requested one. size:
+        of a segment, in bytes, as far as it is known before one has come.
         """
         self.spool = spool
-        self.archive = archive
+        self.archive = archives[0]
         self.jobs = jobs
         self.size = size
         self.loop = loop
-        self.source: Source = GatePool(archive.remote, archive.opening(), jobs, loop, self._on_no_gate)
+        self.source = self._make_source(archives)
+        self._tries = (1 + TRIES) * len(archives) - 1
         # Told to PostgreSQL's log with the next file that is delivered.
         self._notice = ""
         # Who waits for a file.
@@ -168,10 +148,32 @@ class Prefetcher:
         self._wake_reader, self._wake_writer = os.pipe()
         loop.add_reader(self._wake_reader, self._on_decompressed)
 
+    def _make_source(self, archives: Sequence[Archive]) -> "Source":
+        jobs, loop = self.jobs, self.loop
+        if len(archives) == 1:
+            return GatePool(self.archive.remote, self.archive.opening(), jobs, loop, self._on_no_gate)
+        # Import late: a single host does not need it.
+        from walbasin.local.host_memory import HostMemory
+        from walbasin.remote.several_hosts import SeveralHosts
+        from walbasin.remote.source import GateOrStock
+
+        sources = [
+            (archive, GateOrStock(archive, jobs, loop, self._note_no_gate, f"{CONTROL}{number}"))
+            for number, archive in enumerate(archives)
+        ]
+        return SeveralHosts(sources, loop, HostMemory(self.spool), self._add_notice)
+
+    def _add_notice(self, text: str) -> None:
+        if text not in self._notice:
+            self._notice = "; ".join(filter(None, [self._notice, text]))[-LONGEST_NOTICE:]
+
+    def _note_no_gate(self, cause: NoGate) -> None:
+        self._add_notice(f"{cause}: fetching without it, which is slower")
+
     def _on_no_gate(self, cause: NoGate) -> None:
         debug(f"{cause}: stock Barman from now on")
         self.source = StockBarman(self.archive, self.jobs, self.loop, self._on_lost)
-        self._notice = f"{cause}: fetching without it, which is slower"
+        self._note_no_gate(cause)
 
     def _on_lost(self, cause: Exception) -> None:
         """Give up what is not on its way: there is no way to the host."""
@@ -324,6 +326,7 @@ class Prefetcher:
         fetch.close()
         if error is None:
             self._attempts.pop(name, None)
+            self.source.on_stored(name)
             self._finish(name, FetchResult(policy.DELIVERED))
         else:
             self.spool.abort(name)
@@ -345,7 +348,7 @@ class Prefetcher:
     def _on_failure(self, name: str, error: Exception) -> None:
         self._attempts[name] = self._attempts.get(name, 0) + 1
         debug(f"{name}: attempt {self._attempts[name]} failed: {type(error).__name__}: {error}")
-        is_given_up = isinstance(error, GivenUp) or self._attempts[name] > TRIES
+        is_given_up = isinstance(error, GivenUp) or self._attempts[name] > self._tries
         if not is_given_up and self.source.has_another_way(name, error):
             return  # the next pump finds it
         del self._attempts[name]

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Dict, List, NamedTuple, NoReturn, Optional, Set
+from typing import Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 from walbasin import policy
 from walbasin.local import data_directory, ipc, processes, whole_file
@@ -51,12 +51,13 @@ class Stopped(BaseException):
 class PrefetchConfig(NamedTuple):
     """Hold for whom the process works, and how.
 
-    Calls with another fingerprint (their version and options) want another process.
+    archives: one for each Barman host, that of the preferred one first. Calls with
+    another fingerprint (their version and options) want another process.
     """
 
     spool: Spool
     cluster: DataDirectory
-    archive: Archive
+    archives: Tuple[Archive, ...]
     jobs: int
     fingerprint: str
 
@@ -71,7 +72,7 @@ class PrefetchServer:
         self.listener = listener
         self.startup_process = startup_process
         self.loop = EventLoop()
-        self.prefetcher = Prefetcher(config.spool, config.archive, config.jobs, self.cluster.segment_size, self.loop)
+        self.prefetcher = Prefetcher(config.spool, config.archives, config.jobs, self.cluster.segment_size, self.loop)
         # Of each client, what it has sent so far.
         self.clients: Dict[socket.socket, bytes] = {}
         self.counters = Counters(self.spool.load_text(counters.FILE))
@@ -104,10 +105,10 @@ class PrefetchServer:
                     is_polling = self.prefetcher.source.must_be_polled()
                     wait = POLL if is_polling else next_tick - time.monotonic()
                     self.loop.run_once(max(0.0, min(wait, PROMOTION_STEP if self.prefetcher.has_work() else TICK)))
-                    self._give_up_for_promotion()
                     is_tick = time.monotonic() >= next_tick
                     if is_tick or self.prefetcher.source.must_be_polled():
                         self.prefetcher.tick()
+                    self._give_up_for_promotion()
                     if is_tick:
                         next_tick = time.monotonic() + TICK
                         self.is_ending |= self._is_over()
@@ -227,12 +228,13 @@ class PrefetchServer:
         elif result.outcome != policy.UNKNOWN:
             self.spool.clear_outage()
         mode = data_directory.current_mode(self.cluster)
-        detail = result.detail
-        if result.outcome == policy.ABSENT:
-            detail = LOOK if self._is_look_due(name) else ""
-        elif result.outcome == policy.DELIVERED:
+        outcome, detail = result.outcome, result.detail
+        is_missing = outcome == policy.ABSENT or (outcome == policy.UNCONFIRMED and mode == policy.STANDBY)
+        if is_missing and self._is_look_due(name):
+            outcome, detail = policy.ABSENT, LOOK
+        elif outcome == policy.DELIVERED:
             self.absent_since.clear()
-        reply = ipc.Reply(result.outcome, mode, printable(detail), result.is_outage)
+        reply = ipc.Reply(outcome, mode, printable(detail), result.is_outage)
         self._send(client, reply.to_line())
 
     def _is_look_due(self, name: str) -> bool:

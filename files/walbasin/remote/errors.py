@@ -7,15 +7,23 @@ Exception
 │   ├── ReadTimeout            a connection that was open fell silent, or trickled
 │   ├── GivenUp                nobody waits for it: this server is to be promoted
 │   ├── RemoteError            the other side answered that it failed
-│   └── SkippedDuringOutage    Barman could not be reached a moment ago
+│   ├── SkippedDuringOutage    Barman could not be reached a moment ago
+│   ├── Unconfirmed            the first host has none, another one was not heard
+│   └── Unheard                other hosts have none, the first one was not heard
 ├── NotInArchive           Barman answered: it does not have the file
 └── InvalidWal             what came is not the file (wal/segment.py)
+    ├── ForeignWal                 it is of another cluster
     └── UnsupportedCompression     it cannot be decompressed here (wal/compression.py)
 """
+
+from walbasin import policy
 
 
 class FetchError(Exception):
     """Report that a request was not answered; the text is the cause."""
+
+    # What has become of the request.
+    outcome = policy.UNKNOWN
 
 
 class HostUnreachable(FetchError):
@@ -43,6 +51,20 @@ class RemoteError(FetchError):
 
 class SkippedDuringOutage(FetchError):
     """Report that nothing was tried: Barman could not be reached a moment ago."""
+
+    outcome = policy.SKIPPED
+
+
+class Unconfirmed(FetchError):
+    """Report that the first host has no such file, and another one was not heard."""
+
+    outcome = policy.UNCONFIRMED
+
+
+class Unheard(FetchError):
+    """Report that other hosts have no such file, and the first one was not heard."""
+
+    outcome = policy.UNHEARD
 
 
 class NotInArchive(Exception):

@@ -37,7 +37,10 @@ class FetchHandler(Protocol):
     """Take what comes of file `name`."""
 
     name: str
-    incoming: IncomingFile
+
+    @property
+    def incoming(self) -> IncomingFile:
+        """Return where it goes. Raises FetchError when nobody wants it any more."""
 
     def on_first_byte(self) -> None:
         """Note that the file has begun to arrive."""

@@ -139,6 +139,9 @@ class GatePool:
             return bool(self._connections)
         return isinstance(error, ConnectionLost)
 
+    def on_stored(self, name: str) -> None:
+        """Do nothing."""
+
     def busy_connections(self) -> int:
         """Return how many have something to bring."""
         return sum(connection.is_open and len(connection) > 0 for connection in self._connections)

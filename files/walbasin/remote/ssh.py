@@ -426,6 +426,10 @@ class EventLoop:
         """Return whether none of the connections brings anything."""
         return all(connection.is_quiet() for connection in self._open)
 
+    def connections_to(self, remote: Remote) -> List[Connection]:
+        """Return the connections to one host."""
+        return [connection for connection in self._open if connection.remote == remote]
+
     def finish_all(self, error: Exception) -> None:
         """End all connections, and tell each of them why."""
         for connection in list(self._open):

@@ -39,14 +39,23 @@ class ReadSegment(NamedTuple):
 class StockBarman:
     """Fetch through sessions on one connection, and remember what the host has.
 
-    on_lost is called with the cause when the host cannot be reached.
+    on_lost is called with the cause when the host cannot be reached. control: the name
+    of the master's socket, one for each host.
     """
 
-    def __init__(self, archive: Archive, jobs: int, loop: EventLoop, on_lost: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        jobs: int,
+        loop: EventLoop,
+        on_lost: Callable[[Exception], None],
+        control: str = CONTROL,
+    ) -> None:
         self._archive = archive
         self._most = min(MOST, jobs)
         self._loop = loop
         self._notify_lost = on_lost
+        self._control = control
         self._master: Optional[ControlMaster] = None
         # Where the WAL lies: None until it was asked, empty when Barman has to be asked
         # for everything.
@@ -58,7 +67,7 @@ class StockBarman:
         """Return whether sessions may start. If there is no connection, one is made."""
         if self._master is None:
             try:
-                self._master = ControlMaster(self._archive.remote, CONTROL, self._on_lost)
+                self._master = ControlMaster(self._archive.remote, self._control, self._on_lost)
             except FetchError as error:
                 self._on_lost(error)
                 return False
@@ -99,7 +108,7 @@ class StockBarman:
     def _start(
         self, command: RemoteCommand, on_data: Callable[[bytes], None], on_end: Callable[[Optional[Exception]], None]
     ) -> None:
-        self._loop.add(Session(self._archive.remote, command, on_data, on_end, control=CONTROL))
+        self._loop.add(Session(self._archive.remote, command, on_data, on_end, control=self._control))
 
     def has_another_way(self, name: str, error: Exception) -> bool:
         """Return whether a request that failed so may succeed if it is made again."""
@@ -112,6 +121,9 @@ class StockBarman:
         else:
             self._folder = ""  # it is stored in a way that only Barman can decompress
         return True
+
+    def on_stored(self, name: str) -> None:
+        """Do nothing."""
 
     def busy_connections(self) -> int:
         """Return how many connections there are."""

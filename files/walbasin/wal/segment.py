@@ -34,6 +34,10 @@ class InvalidWal(Exception):
     """Report that what came is not the file that was asked for; the text says why."""
 
 
+class ForeignWal(InvalidWal):
+    """Report that what came is of another cluster."""
+
+
 def is_segment_name(name: str) -> bool:
     """Return whether a name has the 24 hexadecimal digits of a WAL segment.
 
@@ -141,7 +145,7 @@ def verify_header(
     if page_timeline > timeline(name):
         raise InvalidWal(f"it was written on timeline {page_timeline}, newer than its name")
     if system_identifier is not None and origin != system_identifier:
-        raise InvalidWal(f"it is of another cluster (system identifier {origin}, ours is {system_identifier})")
+        raise ForeignWal(f"it is of another cluster (system identifier {origin}, ours is {system_identifier})")
     return int(size)
 
 

@@ -148,3 +148,12 @@ def test_hostile_server_name(etc: Etc, server: str) -> None:
 def test_option_unknown(etc: Etc) -> None:
     etc.record(restore_command="barman-wal-restore --of-a-later-version barman angus %f %p")
     assert complete(*BY_HAND).spool_dir == "/var/tmp/barman-wal-restore"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_found"),
+    [("barman", True), ("barman2", True), ("barman2,barman", True), ("barman3", False), ("barman,barman3", False)],
+)
+def test_one_of_several_hosts(etc: Etc, given: str, is_found: bool) -> None:
+    etc.record(barman_host="barman,barman2")
+    assert bool(deployed.read_command(given, "angus", str(etc.data))) == is_found

@@ -12,10 +12,12 @@ from walbasin.policy import (
     RECOVERY,
     SKIPPED,
     STANDBY,
+    UNCONFIRMED,
+    UNHEARD,
     UNKNOWN,
 )
 
-OUTCOMES = [DELIVERED, ABSENT, ABANDONED, GAP, UNKNOWN, SKIPPED, INVALID, LOCAL_ERROR]
+OUTCOMES = [DELIVERED, ABSENT, ABANDONED, GAP, UNCONFIRMED, UNKNOWN, UNHEARD, SKIPPED, INVALID, LOCAL_ERROR]
 SLEEP = 7.0
 
 
@@ -26,7 +28,9 @@ SLEEP = 7.0
         (ABSENT, Verdict(1)),
         (ABANDONED, Verdict(1)),
         (GAP, Verdict(1)),
+        (UNCONFIRMED, Verdict(1)),
         (UNKNOWN, Verdict(2, SLEEP)),
+        (UNHEARD, Verdict(2)),
         (SKIPPED, Verdict(2)),
         (INVALID, Verdict(3, SLEEP)),
         (LOCAL_ERROR, Verdict(4)),
@@ -43,6 +47,8 @@ def test_standby_verdicts(outcome: str, verdict: Verdict) -> None:
         (ABSENT, Verdict(1), Verdict(1)),  # the end of the archive is where the recovery is meant to end
         (GAP, Verdict(None, 1.0), Verdict(200)),
         (UNKNOWN, Verdict(None, 1.0), Verdict(200)),
+        (UNCONFIRMED, Verdict(None, 1.0), Verdict(200)),
+        (UNHEARD, Verdict(None, 1.0), Verdict(200)),
         # Stop the server for unusable WAL as well: any status up to 125 would end the
         # recovery early.
         (INVALID, Verdict(None, 1.0), Verdict(200)),
@@ -62,7 +68,7 @@ def test_no_fatal_status_on_standby(outcome: str) -> None:
     assert status <= 125
 
 
-@pytest.mark.parametrize("outcome", [GAP, UNKNOWN, INVALID, LOCAL_ERROR])
+@pytest.mark.parametrize("outcome", [GAP, UNCONFIRMED, UNKNOWN, UNHEARD, INVALID, LOCAL_ERROR])
 def test_no_early_end_of_recovery(outcome: str) -> None:
     for time_left, attempt in itertools.product((-1, 0, 0.1, 600), (0, 1, 9999)):
         status = decide(outcome, RECOVERY, attempt=attempt, time_left=time_left).status

@@ -50,11 +50,36 @@ def test_stock_defaults() -> None:
         ("--mode standby", "mode", policy.STANDBY),
         ("--mode recovery", "mode", policy.RECOVERY),
         ("--retry 5", "retry", 5),
+        ("--accept-passive", "accept_passive", True),
     ],
 )
 def test_option_before_and_behind_operands(words: str, attribute: str, value: object) -> None:
     assert getattr(parse([*words.split(), *FOUR]), attribute) == value
     assert getattr(parse([*FOUR, *words.split()]), attribute) == value
+
+
+def test_several_hosts() -> None:
+    assert parse(["barman,barman2", *FOUR[1:]]).barman_hosts == ("barman", "barman2")
+    assert parse(FOUR).barman_hosts == ("barman",)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        ("", "a Barman host without a name"),
+        (",", "a Barman host without a name"),
+        ("barman,", "a Barman host without a name in 'barman,'"),
+        (",barman", "a Barman host without a name"),
+        ("barman,,barman2", "a Barman host without a name"),
+        ("barman,barman2,barman", "the Barman host barman is named twice"),
+        ("barman,-oProxyCommand=id", "no Barman host has a name that begins with '-'"),
+        (",".join(f"barman{number}" for number in range(9)), "9 Barman hosts, and 8 is as many as there may be"),
+    ],
+)
+def test_wrong_list_of_hosts(hosts: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as raised:
+        parse([hosts, *FOUR[1:]])
+    assert "\n" not in str(raised.value)
 
 
 def test_status_without_wal_name() -> None:
@@ -117,6 +142,16 @@ def test_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in (
         *("--user", "--sleep", "--parallel", "--gzip", "--bzip2", "--config", "--test", "--spool-dir", "--partial"),
-        *("--port", "--keep-compression", "--ssh-config", "--mode", "--retry", "BARMAN_HOST", "WAL_DEST", "200"),
+        *(
+            "--port",
+            "--keep-compression",
+            "--ssh-config",
+            "--mode",
+            "--retry",
+            "--accept-passive",
+            "BARMAN_HOST",
+            "WAL_DEST",
+            "200",
+        ),
     ):
         assert name in text

@@ -106,6 +106,18 @@ def test_abandoned_timeline_told() -> None:
     assert f"walbasin_withheld_histories_total{labels} 3\n" in status.prometheus(after, NOW)
 
 
+def test_several_hosts() -> None:
+    found = a_status(barman_host="barman,barman2", hosts={"barman": "", "barman2": "it is down"})
+    text = status.plain(found, NOW)
+    for words in ("angus from barman, barman2", "barman: ok", "barman2: it is down"):
+        assert words in text
+    assert json.loads(status.as_json(found, NOW))["hosts"] == {"barman": "", "barman2": "it is down"}
+    metrics = status.prometheus(found, NOW)
+    for host, value in (("barman", 1), ("barman2", 0)):
+        assert f'walbasin_host_success{{barman="barman,barman2",server="angus",host="{host}"}} {value}' in metrics
+    assert "host_success" not in status.prometheus(a_status(), NOW)
+
+
 def test_json() -> None:
     found = json.loads(status.as_json(a_status(), NOW))
     assert found["counters"]["restored"] == 1

@@ -24,6 +24,8 @@ from walbasin.remote.errors import (
     ReadTimeout,
     RemoteError,
     SkippedDuringOutage,
+    Unconfirmed,
+    Unheard,
 )
 from walbasin.remote.gate_connection import FetchHandler
 from walbasin.remote.ssh import EventLoop, Remote
@@ -65,6 +67,9 @@ class FakeSource:
     def has_another_way(self, name: str, error: Exception) -> bool:
         return self.another_way
 
+    def on_stored(self, name: str) -> None:
+        pass
+
     def busy_connections(self) -> int:
         return 1
 
@@ -98,9 +103,9 @@ class Bench:
         assert cluster
         self.loop = loop
         self.source = FakeSource()
-        self.spool = Spool(str(folder / "spool"), cluster, "barman", "angus")
+        self.spool = Spool(str(folder / "spool"), cluster, "angus")
         archive = Archive(Remote("barman"), Request("angus", ""), cluster)
-        self.prefetcher = Prefetcher(self.spool, archive, JOBS, MIB, loop)
+        self.prefetcher = Prefetcher(self.spool, [archive], JOBS, MIB, loop)
         self.prefetcher.source = self.source
         self.results: dict[str, FetchResult] = {}
 
@@ -313,7 +318,9 @@ def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         (ReadTimeout("silent"), FetchResult(policy.UNKNOWN, "silent", is_outage=True)),
         (GivenUp(), FetchResult(policy.UNKNOWN, "given up, because this server is to be promoted", is_outage=True)),
         (RemoteError("failed"), FetchResult(policy.UNKNOWN, "failed")),
-        (SkippedDuringOutage("4 s ago"), FetchResult(policy.UNKNOWN, "4 s ago")),
+        (SkippedDuringOutage("4 s ago"), FetchResult(policy.SKIPPED, "4 s ago")),
+        (Unconfirmed("b is down"), FetchResult(policy.UNCONFIRMED, "b is down")),
+        (Unheard("a is down"), FetchResult(policy.UNHEARD, "a is down")),
         (OSError(28, "No space left on device"), FetchResult(policy.LOCAL_ERROR, "spool: No space left on device")),
         (ValueError("7"), FetchResult(policy.LOCAL_ERROR, "internal error, please report it: ValueError: 7")),
     ],

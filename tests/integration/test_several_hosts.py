@@ -1,0 +1,596 @@
+"""Fetch from two Barman hosts: `barman`, the preferred one, and `barman2`.
+
+The rows are those of the decision table in docs/barman-wal-restore.md.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import wal_builder
+from tests.support.barman_host import BarmanHost, write_clients
+from tests.support.network import Harm, Network
+from tests.support.postgres import SEGMENT_SIZE, Server
+from tests.support.processes import wait_until
+from tests.support.standby import Call, Standby
+
+from .conftest import Primary, rows
+
+LISTED = "barman,barman2"
+with_and_without_prefetch = pytest.mark.parametrize("jobs", ["0", "8"])
+
+
+class Pair:
+    """Hold two Barman hosts with a server of the same name."""
+
+    def __init__(self, first: BarmanHost, second: BarmanHost, server: str) -> None:
+        self.hosts = {"barman": first, "barman2": second}
+        self.server = server
+        # What stands in between: a port for each host, and the key that is used there.
+        self.ports = {name: host.port for name, host in self.hosts.items()}
+        self.keys = dict.fromkeys(self.hosts, "gate")
+        for host in self.hosts.values():
+            host.add_server(server)
+        self.write()
+
+    def write(self) -> None:
+        """Write the ssh_config."""
+        write_clients(
+            self.hosts["barman"].client / "two",
+            {name: (host, self.keys[name], self.ports[name]) for name, host in self.hosts.items()},
+        )
+
+    def refuse(self, name: str) -> None:
+        """Have connections to a host refused."""
+        self.ports[name] = self.hosts[name].refusing_port
+        self.write()
+
+    def accept(self, name: str) -> None:
+        """Undo refuse()."""
+        self.ports[name] = self.hosts[name].port
+        self.write()
+
+    def put(self, name: str, wal_name: str, content: bytes) -> None:
+        self.hosts[name].put(self.server, wal_name, content)
+
+    def make_passive(self, name: str) -> None:
+        """Have a host say that it copies another one."""
+        with (self.hosts[name].folder / "barman.d" / f"{self.server}.conf").open("a") as file:
+            file.write("primary_ssh_command = ssh barman@elsewhere\n")
+
+    def fetch(self, standby: Standby, wal_name: str, *options: str, hosts: str = LISTED, **where: object) -> Call:
+        return standby.fetch(wal_name, *options, host=hosts, server=self.server, ssh_config="two", **where)
+
+    def command(self, fetcher: Path, spool: Path, *options: str, hosts: str = LISTED) -> str:
+        return self.hosts["barman"].restore_command(
+            fetcher, spool, *options, host=hosts, server=self.server, ssh_config="two"
+        )
+
+
+@pytest.fixture(scope="session")
+def second(folder: Path) -> Iterator[BarmanHost]:
+    host = BarmanHost(folder / "barman2")
+    host.start()
+    yield host
+    host.end()
+
+
+@pytest.fixture
+def pair(barman: BarmanHost, second: BarmanHost, angus: Primary, name: str) -> Pair:
+    second.calm()
+    second.requests()
+    return Pair(barman, second, name)
+
+
+# What each host has of the wanted segment; it always has the one before. The rows of
+# the table: A, B, the status on a standby, in a point-in-time recovery, and words.
+ROWS = [
+    ("1", "has it", "has it", 0, 0, ""),
+    ("2", "no", "has it", 0, 0, "barman has none, barman2 has it"),
+    ("3", "no", "no", 1, 1, "not in the archive of"),
+    ("3, a gap", "no", "later", 1, 200, ""),
+    ("5", "no", "dead", 1, 200, "barman has none, and barman2 could not be asked: ssh to barman2 failed"),
+    ("5, a gap", "later", "dead", 1, 200, ""),
+    ("6", "dead", "has it", 0, 0, "ssh to barman failed"),
+    ("7", "dead", "no, passive", 2, 200, "barman2 has none"),
+    ("8", "dead", "no", 2, 200, "barman2 has none, and barman could not be asked: ssh to barman failed"),
+    ("9", "dead", "dead", 2, 200, "ssh to barman2 failed"),
+    ("10", "bad", "has it", 0, 0, "what came from barman was refused: 1048576 bytes"),
+    ("11", "bad", "no", 3, 200, "barman2 has none"),
+    ("11, dead", "bad", "dead", 3, 200, "what came from barman was refused"),
+    ("empty", "no", "empty", 1, 200, ""),
+    ("foreign", "no", "foreign", 1, 200, ""),
+    ("both passive", "no, passive", "no, passive", 1, 200, ""),
+]
+
+
+def stage(pair: Pair, name: str, state: str, angus: Primary, wal: Callable[[str], bytes]) -> None:
+    """Have a host say so of the fifth segment."""
+    before, wanted, _, later = angus.segments[3:7]
+    if state == "foreign":
+        pair.put(name, before, wal_builder.build_segment(before, angus.system_identifier ^ 1, SEGMENT_SIZE))
+    elif state != "empty":
+        pair.put(name, before, wal(before))
+    if state == "has it":
+        pair.put(name, wanted, wal(wanted))
+    elif state == "bad":
+        pair.put(name, wanted, wal(wanted)[: 1 << 20])
+    elif state == "later":
+        pair.put(name, later, wal(later))
+    elif state == "dead":
+        pair.refuse(name)
+    if "passive" in state:
+        pair.make_passive(name)
+
+
+@with_and_without_prefetch
+@pytest.mark.parametrize("keys", ["gate gate", pytest.param("stock gate", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_rows(
+    make_standby: Callable[..., Standby],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    row: tuple[str, str, str, int, int, str],
+    keys: str,
+    jobs: str,
+) -> None:
+    number, first, second, on_standby, in_recovery, words = row
+    pair.keys = dict(zip(pair.hosts, keys.split(), strict=True))
+    pair.write()
+    stage(pair, "barman", first, angus, wal)
+    stage(pair, "barman2", second, angus, wal)
+    wanted = angus.segments[4]
+    standby = make_standby("standby.signal")
+    sleeps = number in ("9", "11", "11, dead")
+    call = pair.fetch(standby, wanted, "-p", jobs, "-s", "3" if sleeps else "60")
+    assert call.status == on_standby, call.stderr
+    assert words in call.stderr
+    assert len(call.lines) == (0 if number == "1" else 1)
+    if call.status == 0:
+        assert standby.delivered() == wal(wanted)
+    assert call.seconds < 30, "there is no sleep"
+    looked = call.stderr
+    if sleeps:
+        assert call.seconds > 3
+    (standby.data / "standby.signal").rename(standby.data / "recovery.signal")
+    call = pair.fetch(standby, wanted, "-p", jobs, "--retry", "0")
+    assert call.status == in_recovery, call.stderr
+    if number == "5, a gap" and jobs == "0":
+        assert f"a gap here: it holds {angus.segments[6]}" in looked
+    if number == "3, a gap":
+        assert f"a gap here: it holds {angus.segments[6]}" in call.stderr
+    if number == "empty":
+        assert "the archive on barman2 does not have it, nor anything before it" in call.stderr
+
+
+@with_and_without_prefetch
+@pytest.mark.parametrize(
+    ("one", "other", "on_standby", "in_recovery"),
+    [
+        ("no", "no", 1, 1),
+        ("no", "dead, passive", 1, 1),
+        ("no", "dead", 1, 200),
+        ("dead", "no", 2, 200),
+        ("dead", "has it", 0, 0),
+    ],
+    ids=["3", "13", "14", "12", "6"],
+)
+def test_rows_of_history(
+    make_standby: Callable[..., Standby],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    one: str,
+    other: str,
+    on_standby: int,
+    in_recovery: int,
+    jobs: str,
+) -> None:
+    """Warn of a timeline that may be taken, unless who could know it has said no."""
+    wanted = "00000002.history"
+    for name, state in zip(pair.hosts, (one, other), strict=True):
+        pair.put(name, angus.segments[3], wal(angus.segments[3]))
+        if state == "has it":
+            pair.put(name, wanted, b"1\t0/3000148\tno recovery target specified\n")
+    standby = make_standby("recovery.signal")
+    if "passive" in other:
+        pair.make_passive("barman2")
+        assert pair.fetch(standby, wanted, "-p", jobs, "--retry", "0").status == 1, "barman2 is known from now on"
+    for name, state in zip(pair.hosts, (one, other), strict=True):
+        if "dead" in state:
+            pair.refuse(name)
+    call = pair.fetch(standby, wanted, "-p", jobs, "--retry", "0")
+    assert call.status == in_recovery, call.stderr
+    (standby.data / "recovery.signal").unlink()
+    call = pair.fetch(standby, wanted, "-p", jobs, destination="pg_wal/RECOVERYHISTORY")
+    assert call.status == on_standby, call.stderr
+    is_warned = (one, other) in [("no", "dead"), ("dead", "no")]
+    assert ("PostgreSQL asks whether timeline 2 exists, and goes on as if it did not" in call.stderr) == is_warned
+
+
+@with_and_without_prefetch
+def test_known_passive_host_dead(
+    make_standby: Callable[..., Standby], pair: Pair, angus: Primary, wal: Callable[[str], bytes], jobs: str
+) -> None:
+    """End a recovery without a copy's word: row 4. Not when barman has later WAL."""
+    before, wanted, _, later = angus.segments[3:7]
+    for name in pair.hosts:
+        pair.put(name, before, wal(before))
+    pair.make_passive("barman2")
+    recovering = make_standby("recovery.signal")
+    assert pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0").status == 1
+    pair.refuse("barman2")
+    call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0")
+    assert call.status == 1, call.stderr
+    pair.put("barman", later, wal(later))
+    call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0")
+    assert (call.status, "a gap here" in call.stderr) == (200, True), call.stderr
+
+
+@with_and_without_prefetch
+@pytest.mark.parametrize("hosts", ["barman2", LISTED])
+def test_passive_hosts_accepted(
+    make_standby: Callable[..., Standby], pair: Pair, angus: Primary, wal: Callable[[str], bytes], hosts: str, jobs: str
+) -> None:
+    before, wanted = angus.segments[3:5]
+    for name in pair.hosts:
+        pair.put(name, before, wal(before))
+        pair.make_passive(name)
+    recovering = make_standby("recovery.signal")
+    call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0", hosts=hosts)
+    assert (call.status, "passive copy" in call.stderr) == (200, True), call.stderr
+    call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0", "--accept-passive", hosts=hosts)
+    assert (call.status, "recovery ends here" in call.stderr) == (1, True), call.stderr
+
+
+@with_and_without_prefetch
+def test_partial_of_preferred_host(
+    chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes], jobs: str
+) -> None:
+    """Deliver a .partial when every host has no whole segment: row 15."""
+    before, wanted = angus.segments[3:5]
+    partials = {"barman": wal(wanted), "barman2": wal(wanted)[: SEGMENT_SIZE // 2].ljust(SEGMENT_SIZE, b"\0")}
+    for name, host in pair.hosts.items():
+        pair.put(name, before, wal(before))
+        (host.home / pair.server / "streaming" / f"{wanted}.partial").write_bytes(partials[name])
+    assert pair.fetch(chris, wanted, "-p", jobs, "-P").status == 0
+    assert chris.delivered() == partials["barman"]
+    pair.refuse("barman")
+    call = pair.fetch(chris, wanted, "-p", jobs, "-P")
+    assert call.status == 2, call.stderr
+    assert chris.pg_wal() == []
+    pair.accept("barman")
+    forget_outages(chris)
+    pair.put("barman2", wanted, wal(wanted))
+    assert pair.fetch(chris, wanted, "-p", jobs, "-P").status == 0
+    assert chris.delivered() == wal(wanted), "the whole segment of the other host comes first"
+
+
+def forget_outages(standby: Standby) -> None:
+    """Let the seconds pass in which a host is not asked."""
+    for file in [*standby.spool.rglob("outage"), *standby.spool.rglob("host.skip.*")]:
+        file.unlink()
+
+
+# --- How a host fails
+
+
+@pytest.fixture
+def between(pair: Pair) -> Iterator[Network]:
+    """Return a network to the preferred host, which a test can disturb."""
+    with Network(pair.hosts["barman"].port) as network:
+        pair.ports["barman"] = network.port
+        pair.write()
+        yield network
+
+
+@pytest.mark.parametrize("fault", ["refused", "black hole", "frozen", "stopped in mid-segment", "reset"])
+@with_and_without_prefetch
+def test_preferred_host_fails(
+    chris: Standby,
+    pair: Pair,
+    between: Network,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    fault: str,
+    jobs: str,
+) -> None:
+    """Fetch from the other host, within seconds, whatever state the first one is in."""
+    for name in pair.hosts:
+        for each in angus.segments:
+            pair.put(name, each, wal(each))
+    first = angus.segments[0]
+    if fault == "refused":
+        pair.refuse("barman")
+    elif fault == "black hole":
+        between.harm = Harm("silence", 0)
+    elif fault == "reset":
+        between.partition()
+    elif fault == "frozen":
+        assert pair.fetch(chris, first, "-p", jobs).status == 0
+        between.harm = Harm("silence", 0)
+    else:
+        between.harm = Harm("crawl", 1 << 20)
+        stopper = SegmentStopper(pair.hosts["barman"])
+    started = time.monotonic()
+    process = chris.start(first, "-p", jobs, host=LISTED, server=pair.server, ssh_config="two")
+    if fault == "stopped in mid-segment":
+        stopper.stop()
+        between.harm = None  # what lies in buffers comes
+    _, stderr = process.communicate(timeout=60)
+    took = time.monotonic() - started
+    if fault == "stopped in mid-segment":
+        stopper.go_on()
+    assert process.returncode == 0, stderr
+    assert chris.delivered() == wal(first)
+    assert took < 25, "a single host has 30 s of silence"
+    for each in angus.segments[1:]:
+        call = pair.fetch(chris, each, "-p", jobs)
+        assert call.status == 0, call.stderr
+        assert chris.delivered() == wal(each)
+        assert call.seconds < 10, "barman is known to be dead"
+
+
+class SegmentStopper:
+    """Stop sshd's processes at a host while they send, and let them go on."""
+
+    def __init__(self, host: BarmanHost) -> None:
+        self._host = host
+        self._stopped: set[int] = set()
+
+    def stop(self) -> None:
+        time.sleep(3)
+        self._stopped = self._host.connections()
+        assert self._stopped
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for process in self._stopped:
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:
+                continue
+
+
+def test_prefetch_at_full_rate_from_second_host(
+    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    for name in pair.hosts:
+        for each in angus.segments:
+            pair.put(name, each, wal(each))
+    seconds = {}
+    pair.refuse("barman")
+    for hosts in ("barman2", LISTED):
+        started = time.monotonic()
+        for each in angus.segments:
+            assert pair.fetch(served, each, "-p", "4", hosts=hosts).status == 0
+            served.delivered()
+        seconds[hosts] = time.monotonic() - started
+    assert seconds[LISTED] < 1.5 * seconds["barman2"] + 1
+
+
+def test_return_to_preferred_host(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
+    """Ask the first host again once its outage is over, in a new process at least."""
+    for name in pair.hosts:
+        for each in angus.segments:
+            pair.put(name, each, wal(each))
+    pair.refuse("barman")
+    assert pair.fetch(chris, angus.segments[0]).status == 0
+    pair.accept("barman")
+    pair.refuse("barman2")
+    call = pair.fetch(chris, angus.segments[1])
+    assert call.status == 2, "barman is skipped"
+    forget_outages(chris)
+    assert pair.fetch(chris, angus.segments[1]).status == 0
+
+
+def test_skipped_only_when_all_are(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
+    pair.put("barman2", angus.segments[4], wal(angus.segments[4]))
+    for name in pair.hosts:
+        pair.refuse(name)
+    assert pair.fetch(chris, angus.segments[4], "-p", "4").status == 2
+    call = pair.fetch(chris, angus.segments[4], "-p", "4")
+    assert (call.status, "skipped, barman,barman2 could not be reached" in call.stderr) == (2, True), call.stderr
+    forget_outages(chris)
+    pair.accept("barman2")
+    for _ in range(2):
+        call = pair.fetch(chris, angus.segments[4], "-p", "4")
+        assert call.status == 0, call.stderr
+
+
+@with_and_without_prefetch
+def test_archives_of_different_clusters(
+    chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes], jobs: str
+) -> None:
+    """Refuse the second host's WAL, once, and do not ask it again for a while."""
+    wanted, missing = angus.segments[4:6]
+    pair.put("barman", wanted, wal(wanted))
+    for each in (wanted, missing):
+        pair.put("barman2", each, wal_builder.build_segment(each, angus.system_identifier ^ 1, SEGMENT_SIZE))
+    assert pair.fetch(chris, wanted, "-p", jobs).status == 0
+    call = pair.fetch(chris, missing, "-p", jobs)
+    assert call.status in (1, 3), "1: the prefetch process has found out before"
+    assert "of another cluster" in call.stderr
+    call = pair.fetch(chris, missing, "-p", jobs)
+    assert call.status == 1, call.stderr
+    assert "barman2 could not be asked: barman2 has the archive of another cluster" in call.stderr
+
+
+def test_hosts_with_and_without_gate(served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
+    """Fetch a segment that the gate lacks from the stock host, and go on."""
+    pair.keys = {"barman": "gate", "barman2": "stock"}
+    pair.write()
+    for number, each in enumerate(angus.segments):
+        pair.put("barman2", each, wal(each))
+        if number != 3:
+            pair.put("barman", each, wal(each))
+    for each in angus.segments:
+        call = pair.fetch(served, each, "-p", "3")
+        assert call.status == 0, call.stderr
+        assert served.delivered() == wal(each)
+    not_there = "0000000100000000000000EE"
+    assert pair.fetch(served, not_there, "-p", "3").status == 1
+
+
+def test_spool_kept_when_a_host_is_added(
+    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    for name in pair.hosts:
+        for each in angus.segments:
+            pair.put(name, each, wal(each))
+    assert pair.fetch(served, angus.segments[0], "-p", "3", hosts="barman").status == 0
+    before = sorted(path for path in served.spool.rglob("*") if path.is_dir() and not path.is_symlink())
+    assert pair.fetch(served, angus.segments[1], "-p", "3").status == 0
+    after = sorted(path for path in served.spool.rglob("*") if path.is_dir() and not path.is_symlink())
+    assert before == after
+    wait_until(lambda: status_of(served, pair)["counters"]["restored"] == 2, "the counters of both")
+
+
+def status_of(standby: Standby, pair: Pair) -> dict[str, dict[str, object]]:
+    call = pair.fetch(standby, "any", "--status", "--json")
+    assert call.status == 0, call.stderr
+    found: dict[str, dict[str, object]] = json.loads(call.stdout)
+    return found
+
+
+def test_foreground_prefetch_from_second_host(
+    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fill the spool from whoever delivers, where no prefetch process may run."""
+    for each in angus.segments:
+        pair.put("barman2", each, wal(each))
+    pair.refuse("barman")
+    # As in a container whose process 1 is the postmaster.
+    (served.data / "postmaster.pid").write_text(f"1\n{served.data}\n1700000000\n5432\n")
+    call = pair.fetch(served, angus.segments[0], "-p", "3")
+    assert call.status == 0, call.stderr
+    assert served.spooled() == angus.segments[1:3]
+
+
+# --- -t and --status
+
+
+@pytest.mark.parametrize(
+    ("dead", "status", "words"),
+    [
+        ("", 0, ""),
+        ("barman2", 0, "test: barman2 does not work, so it could not stand in for the others: ssh to barman2 failed"),
+        ("barman", 2, "test failed: ssh to barman failed"),
+    ],
+)
+def test_selftest(
+    chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes], dead: str, status: int, words: str
+) -> None:
+    chris.make_spool()
+    newest = angus.segments[5]
+    (chris.data / "pg_wal" / newest).write_bytes(wal(newest))
+    for name in pair.hosts:
+        pair.put(name, newest, wal(newest))
+    if dead:
+        pair.refuse(dead)
+    call = pair.fetch(chris, "test", "-t", "-p", "4", destination="pg_wal/test")
+    assert call.status == status, call.stdout + call.stderr
+    assert words in call.stderr
+    for name in pair.hosts:
+        lines = [
+            line for line in call.stdout.splitlines() if line.startswith("ok  host ") and line.endswith(f" {name}")
+        ]
+        assert len(lines) == (name != dead)
+    shown = pair.fetch(chris, "any", "--status").stdout
+    for name in pair.hosts:
+        assert f"{name}: {'ssh to' if name == dead else 'ok'}" in shown
+    metrics = pair.fetch(chris, "any", "--status", "--prometheus").stdout
+    for name in pair.hosts:
+        assert (
+            f'walbasin_host_success{{barman="{LISTED}",server="{pair.server}",host="{name}"}} {int(name != dead)}'
+            in metrics
+        )
+
+
+# --- Real servers
+
+
+def test_recovery_with_holes_in_both_archives(
+    copy_of_base: Callable[..., Server],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    fetcher: Path,
+    workdir: Path,
+) -> None:
+    """Recover all rows, although neither host has all segments."""
+    for number, each in enumerate(angus.segments):
+        names = ["barman", "barman2"] if number == len(angus.segments) - 1 else [list(pair.hosts)[number % 2]]
+        for name in names:
+            pair.put(name, each, wal(each))
+    # Each proves whose archive it has with the segment before the missing one.
+    server = copy_of_base(
+        "pitr", "recovery.signal", restore_command=pair.command(fetcher, workdir / "spool", "-p", "4")
+    )
+    server.start()
+    wait_until(lambda: "archive recovery complete" in server.log(), "the end of recovery", 120)
+    assert rows(server) == angus.rows
+    assert "has none, barman2 has it" in server.log()
+
+
+@pytest.mark.parametrize("dead", ["barman", "barman2"])
+def test_promotion_with_one_host_silent(
+    copy_of_base: Callable[..., Server],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    fetcher: Path,
+    workdir: Path,
+    dead: str,
+) -> None:
+    for name in pair.hosts:
+        for each in angus.segments:
+            pair.put(name, each, wal(each))
+    with Network(pair.hosts[dead].port) as network:
+        network.harm = Harm("silence", 0)
+        pair.ports[dead] = network.port
+        pair.write()
+        command = pair.command(fetcher, workdir / "spool", "-p", "2", "-s", "10")
+        chris = copy_of_base("chris", "standby.signal", restore_command=command)
+        chris.start()
+        wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
+        time.sleep(3)
+        started = time.monotonic()
+        chris.promote()
+        assert time.monotonic() - started < 8, chris.log()[-3000:]
+
+
+def test_recovery_stopped_while_preferred_host_is_dead(
+    copy_of_base: Callable[..., Server],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    fetcher: Path,
+    workdir: Path,
+) -> None:
+    """Do not end a recovery where a copy of the archive ends: row 7."""
+    for each in angus.segments:
+        pair.put("barman", each, wal(each))
+    for each in angus.segments[:5]:
+        pair.put("barman2", each, wal(each))
+    pair.make_passive("barman2")
+    pair.refuse("barman")
+    command = pair.command(fetcher, workdir / "spool", "-p", "4", "--retry", "2")
+    server = copy_of_base("pitr", "recovery.signal", restore_command=command)
+    server.start(wait=False)
+    stopped = "nothing is lost, mend it and start again"
+    wait_until(lambda: stopped in server.log() and not server.is_running(), "its end", 60)
+    assert "barman2 has none" in server.log()
+    pair.accept("barman")
+    server.start()
+    wait_until(lambda: "archive recovery complete" in server.log(), "the end of recovery", 120)
+    assert rows(server) == angus.rows
