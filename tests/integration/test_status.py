@@ -100,6 +100,7 @@ def test_last_test(served: Standby, angus: Primary) -> None:
 def test_failed_test_before_a_restored_segment(served: Standby, angus: Primary) -> None:
     """Show no failed test when WAL comes again, although nobody has repeated it."""
     name = angus.segments[2]
+    served.make_spool()
     assert served.fetch(name, "-t", host="gate", ssh_config="unplugged").status == 2
     failed = status(served)["test"]
     assert (failed["is_lasting"], failed["is_disproved"]) == (False, False)
