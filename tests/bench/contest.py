@@ -169,6 +169,23 @@ def cold_start(field: Field, standby: Standby) -> Iterator[Entrants]:
     }
 
 
+@contextlib.contextmanager
+def crowd(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure the first segment, with nothing running, of a Barman with many servers.
+
+    The limit: the same with those that it has anyway.
+    """
+
+    def fetch() -> dict[str, float]:
+        return {rows.COLD_CROWD: 1000 * standby.trial(standby.ours(), field.names[:1]).seconds[0]}
+
+    def crowded() -> dict[str, float]:
+        with field.barman.crowded(rows.SERVERS):
+            return fetch()
+
+    yield {OURS: crowded, LIMIT: fetch}
+
+
 def handshake(field: Field) -> float:
     """Return the milliseconds of an ssh that brings nothing."""
     return 1000 * stream_seconds(field, ["/dev/null"])
@@ -429,6 +446,7 @@ CONTESTS: dict[str, Contest] = {
     "wait": waiting,
     "hit": hits,
     "cold": cold_start,
+    "crowd": crowd,
     "miss": misses,
     "recovery": recovery,
     "promotion": promotion,

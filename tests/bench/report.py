@@ -14,6 +14,7 @@ from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STOCK
 from .field import JOBS
 from .rows import (
     COLD,
+    COLD_CROWD,
     FAIR,
     GZIP,
     HANDSHAKE,
@@ -29,6 +30,7 @@ from .rows import (
     PROMOTION_COLD,
     PROMOTION_DARK,
     RECOVERY,
+    SERVERS,
     STANDBYS,
     WAIT,
     WIDE,
@@ -119,6 +121,7 @@ TARGETS = [
     Target("CPU on the Barman host, of stock", 1 / 8, _of(HOST_CPU, STOCK), True),
     Target("a real standby's recovery, of cp", 1.2, _of(RECOVERY, CP), True),
     Target("first segment, cold, of one ssh that brings it", 1, _of(COLD, LIMIT), True),
+    Target(f"gate's cold start, {SERVERS} servers, of one server's", 1.2, _of(COLD_CROWD, LIMIT), True),
     Target("a miss, ms", 25, lambda results: results.median(MISS), True),
     Target("promotion, more than with /bin/false, s", 0.3, _after(PROMOTION, lambda results: 0), True),
     Target(
