@@ -6,7 +6,6 @@ compared with.
 """
 
 import contextlib
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import psycopg2
 
 from tests.support.fake_server import Calls
+from tests.support.network import black_hole
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import ME, POSTGRES, give, wait_until
 
@@ -310,23 +310,6 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
         LIMIT: lambda: promote(rows.PROMOTION, "/bin/false"),
         OURS: lambda: ours() | black_holed(),
     }
-
-
-@contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """Give a port from which no answer comes.
-
-    Its queue is full, so that Linux drops what else would connect.
-    """
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(2):
-            guest = stack.enter_context(socket.socket())
-            guest.setblocking(False)
-            guest.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 # Networks.
