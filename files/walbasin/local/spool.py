@@ -203,11 +203,11 @@ class Spool:
                     found.append(name)
         return found
 
-    def clear(self) -> None:
-        """Empty it, but for what later calls must know."""
+    def clear(self, kept: Iterable[str] = ()) -> None:
+        """Empty it, but for what later calls must know, and for these segments."""
         with contextlib.suppress(OSError):
             self.unregister()
-        self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS})
+        self.remove(set(os.listdir(self._folder)) - {OUTAGE, PROCESS, *kept})
 
     def is_private(self) -> bool:
         """Return whether its folders are still ours alone, with mode 700.
