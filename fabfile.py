@@ -4,6 +4,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +19,15 @@ from console import log, spool, table
 from console import report as reports
 from console import status as statuses
 from console.hosts import Fleet
+from console.ssh import CONNECT_LIMIT
 from console.status import Row
 from console.text import ConsoleError, printable
 
 # Seconds between the two snapshots of a row.
 INTERVAL = 2.0
+# Seconds after which `watch` goes on without a standby: a little more than it may take
+# to reach one.
+PATIENCE = CONNECT_LIMIT + 2.0
 HELP = {
     "inventory": "FILE: Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
     "known-hosts": "a file of host keys (default: as ssh and the inventory say)",
@@ -64,14 +69,15 @@ def status(
 
     Ends with 1 when one would not survive, and with 2 when none answers.
     """
-    with _fleet(c, inventory, known_hosts, standby) as fleet:
-        rows = statuses.rows(fleet, statuses.first_snapshots(fleet), INTERVAL)
+    with _fleet(c, inventory, known_hosts, standby) as fleet, statuses.Survey(fleet) as survey:
+        survey.rows()
+        time.sleep(INTERVAL)
+        rows = survey.rows()
     if json:
         print(*map(_to_json, rows), sep="\n")
     else:
         Console().print(table.table(rows))
-    unasked = {statuses.DOWN, statuses.UNKNOWN}
-    sys.exit(2 if all(row.role in unasked for row in rows) else any(row.problems for row in rows))
+    sys.exit(2 if all(row.role in statuses.UNASKED for row in rows) else any(row.problems for row in rows))
 
 
 def _to_json(row: Row) -> str:
@@ -84,12 +90,13 @@ def watch(
 ) -> None:
     """Show the same, live, with a bar for each standby that catches up."""
     with _fleet(c, inventory, known_hosts, standby) as fleet, suppress(KeyboardInterrupt):
-        snapshots = statuses.first_snapshots(fleet)
         starts: dict[str, int] = {}
-        with Live(console=Console(), auto_refresh=False) as live:
+        with statuses.Survey(fleet, PATIENCE) as survey, Live(console=Console(), auto_refresh=False) as live:
+            survey.rows()
             left = seconds or float("inf")
             while left > 0:
-                rows = statuses.rows(fleet, snapshots, INTERVAL)
+                time.sleep(INTERVAL)
+                rows = survey.rows()
                 table.note_starts(starts, rows)
                 live.update(table.table(rows, starts), refresh=True)
                 left -= INTERVAL

@@ -66,6 +66,11 @@ class Host:
         if "_connection" in self.__dict__:
             self._connection.close()
 
+    def end(self) -> None:
+        """Close the connection for good."""
+        if "_connection" in self.__dict__:
+            self._connection.end()
+
 
 class Standby(NamedTuple):
     """What the role has recorded on a standby, in standby.json."""
@@ -138,7 +143,7 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for host in self._hosts.values():
-            host.close()
+            host.end()
 
     def clusters(self) -> list[Cluster]:
         """Return the clusters of all hosts.

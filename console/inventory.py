@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import NoneType
 from typing import Any, NamedTuple
 
 from .text import ConsoleError
@@ -33,6 +35,12 @@ OPTIONS = {
 }
 # It stands before the settings of a host in Ansible's output, whatever form that has.
 MARK = "walbasin:"
+# With what a template begins.
+TEMPLATES = ("{{", "{%", "{#")
+# A host that is in no inventory.
+NOBODY = "walbasin-nobody"
+# Hosts that are named in one call: a word of a command has 128 KiB at most.
+MOST_TOGETHER = 500
 
 
 class Access(NamedTuple):
@@ -57,7 +65,13 @@ class Inventory:
         Raises ConsoleError.
         """
         self._sources = [word for file in files for word in ("--inventory", file)]
-        completed = _run("ansible-inventory", "--list", *self._sources)
+        # Without the inventory: what it says of a host would count as a default.
+        unset = ["--inventory", f"{NOBODY},"]
+        with ThreadPoolExecutor() as pool:
+            defaults = pool.submit(_debug, [NOBODY], unset, f"{{{{ {_marked(_defaults())} }}}}")
+            completed = _run("ansible-inventory", "--list", *self._sources)
+        # The values of OPTIONS without any variable; empty when Ansible does not say.
+        self._defaults = next(iter(_answers(defaults.result())), [])
         if completed.returncode != 0:
             raise ConsoleError(f"ansible-inventory does not know the hosts: {completed.stderr.strip()}")
         self._groups = json.loads(completed.stdout)
@@ -80,18 +94,50 @@ class Inventory:
         return {name: value for name, value in known.items() if "{{" not in str(value)}
 
     def find_access(self, hosts: Sequence[str]) -> None:
-        """Ask Ansible how it reaches these hosts, all at once.
+        """Ask Ansible how it reaches these hosts.
 
         It knows ansible.cfg, its environment, and templates. Raises ConsoleError.
         """
-        arguments = json.dumps({"msg": f"{{{{ '{MARK}' ~ ({_expression()} | to_json | b64encode) }}}}"})
-        completed = _run("ansible", ",".join(hosts), *self._sources, "-m", "ansible.builtin.debug", "-a", arguments)
-        for encoded in re.findall(rf"{MARK}([A-Za-z0-9+/=]+)", completed.stdout):
-            name, *values = json.loads(base64.b64decode(encoded))
-            self._access[name] = Access(*("" if value is None else str(value) for value in values))
-        for name in set(hosts) - set(self._access):
+        self._find_plain(hosts)
+        self._find_together([host for host in hosts if host not in self._access])
+        # One template that fails has kept Ansible from answering for the others.
+        rest = [host for host in hosts if host not in self._access]
+        if not rest:
+            return
+        completed = _debug(rest, self._sources, f"{{{{ {_marked(_settings())} }}}}")
+        for name, *values in _answers(completed):
+            self._access[name] = Access(*map(_text, values))
+        for name in set(rest) - set(self._access):
             error = re.search(rf'^{re.escape(name)} \| .*?"msg": "(.*?)"$', completed.stdout, re.MULTILINE | re.DOTALL)
             self._errors[name] = error[1] if error else completed.stderr
+
+    def _find_plain(self, hosts: Sequence[str]) -> None:
+        """Find those hosts whose variables need nothing of Ansible."""
+        for host in hosts if self._defaults else []:
+            known = self._groups["_meta"]["hostvars"].get(host, {})
+            found = [[known[name] for name in names if name in known] for names in OPTIONS.values()]
+            if all(isinstance(value, (str, int, NoneType)) for values in found for value in values):
+                self._add(host, found)
+
+    def _find_together(self, hosts: Sequence[str]) -> None:
+        """Have the task of one host answer for all: a task for each takes long."""
+        for first in range(0, len(hosts) if self._defaults else 0, MOST_TOGETHER):
+            part = hosts[first : first + MOST_TOGETHER]
+            one = f"{{% set known = hostvars[host] %}}{{{{ {_marked(_variables())} }}}} "
+            text = f"{{% for host in {json.dumps(part)} %}}{one}{{% endfor %}}"
+            for name, *found in _answers(_debug(part[:1], self._sources, text)):
+                self._add(name, found)
+
+    def _add(self, host: str, found: Sequence[list[Any]]) -> None:
+        """Note how a host is reached, unless there are still templates in it.
+
+        found: of each of OPTIONS, the values that are set, the strongest first.
+        """
+        chosen = [values[0] if values else default for values, default in zip(found, self._defaults, strict=True)]
+        access = Access(*(host if value == NOBODY else _text(value) for value in chosen))
+        # Older Ansibles leave a template as it is when it lacks a variable.
+        if not any(start in value for value in access for start in TEMPLATES):
+            self._access[host] = access
 
     def access(self, host: str) -> Access:
         """Return how Ansible reaches a host. Raises ConsoleError."""
@@ -102,16 +148,59 @@ class Inventory:
         return self._access[host]
 
 
-def _expression() -> str:
-    """Return a Jinja expression: a host's name, and the values of OPTIONS."""
+def _marked(values: list[str]) -> str:
+    """Return a Jinja expression of a list of others, which _answers reads."""
+    return f"'{MARK}' ~ ([{', '.join(values)}] | to_json | b64encode)"
+
+
+def _answers(completed: "subprocess.CompletedProcess[str]") -> list[list[Any]]:
+    """Return the lists that Ansible has printed."""
+    found = re.findall(rf"{MARK}([A-Za-z0-9+/=]+)", completed.stdout)
+    return [json.loads(base64.b64decode(encoded)) for encoded in found]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _settings() -> list[str]:
+    """Return Jinja expressions: a host's name, and the values of OPTIONS."""
     values = ["inventory_hostname"]
-    for option, variables in OPTIONS.items():
-        value = f"lookup('ansible.builtin.config', '{option}', plugin_type='connection', plugin_name='ssh')"
+    for default, variables in zip(_defaults(), OPTIONS.values(), strict=True):
+        value = default
         for variable in reversed(variables):
             # Not `default`: what a template lacks is an error.
             value = f"({variable} if '{variable}' in hostvars[inventory_hostname] else {value})"
         values.append(value)
-    return f"[{', '.join(values)}]"
+    return values
+
+
+def _defaults() -> list[str]:
+    """Return Jinja expressions: the values of OPTIONS without any variable."""
+    return [
+        f"lookup('ansible.builtin.config', '{option}', plugin_type='connection', plugin_name='ssh')"
+        for option in OPTIONS
+    ]
+
+
+def _variables() -> list[str]:
+    """Return Jinja expressions: a host's name, and what is set of OPTIONS for it.
+
+    Each is a list of one value, or empty.
+    """
+    values = ["host"]
+    for variables in OPTIONS.values():
+        value = "[]"
+        for variable in reversed(variables):
+            value = f"([known['{variable}']] if '{variable}' in known else {value})"
+        values.append(value)
+    return values
+
+
+def _debug(hosts: Sequence[str], sources: Sequence[str], text: str) -> "subprocess.CompletedProcess[str]":
+    """Have Ansible print a template for these hosts. Raises ConsoleError."""
+    arguments = json.dumps({"msg": text})
+    return _run("ansible", ",".join(hosts), *sources, "-m", "ansible.builtin.debug", "-a", arguments)
 
 
 def _run(*command: str) -> "subprocess.CompletedProcess[str]":

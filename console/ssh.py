@@ -10,6 +10,7 @@ import selectors
 import shlex
 import subprocess
 import tempfile
+import threading
 import time
 from typing import NamedTuple
 
@@ -112,6 +113,8 @@ class Connection:
         self._keys = (known_hosts, identity)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+        self._is_ended = False
 
     def run(self, command: str, limit: int, most: int) -> Completed:
         """Run a command for a shell on the host, and return how it has ended.
@@ -129,22 +132,28 @@ class Connection:
         return completed
 
     def _file(self, name: str) -> str:
-        assert self._folder is not None
-        return f"{self._folder.name}/{name}"
+        folder = self._folder
+        if folder is None:
+            raise ConsoleError(f"{self._name}: the connection was ended")
+        return f"{folder.name}/{name}"
 
     def _is_up(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        process = self._process
+        return process is not None and process.poll() is None
 
     def _log_in(self) -> None:
         if self._is_up():
             return
-        self.close()
-        self._folder = tempfile.TemporaryDirectory(prefix="walbasin-")
-        socket = self._file("socket")
-        command = [self._access.ssh_executable, *options(self._access, *self._keys, socket)]
-        command += ["--", self._access.host, "exec cat >/dev/null"]
-        with open(self._file("stderr"), "wb") as messages:
-            self._process = _start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
+        with self._lock:
+            self.close()
+            if self._is_ended:
+                raise ConsoleError(f"{self._name}: the connection was ended")
+            self._folder = tempfile.TemporaryDirectory(prefix="walbasin-")
+            socket = self._file("socket")
+            command = [self._access.ssh_executable, *options(self._access, *self._keys, socket)]
+            command += ["--", self._access.host, "exec cat >/dev/null"]
+            with open(self._file("stderr"), "wb") as messages:
+                self._process = _start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
         end = time.monotonic() + LOGIN_LIMIT
         while not os.path.exists(socket):
             if not self._is_up():
@@ -155,11 +164,21 @@ class Connection:
             time.sleep(STEP)
 
     def _error(self) -> ConsoleError:
-        with open(self._file("stderr"), "rb") as messages:
+        with self._lock, open(self._file("stderr"), "rb") as messages:
             return login_error(self._name, messages.read(CHUNK).decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        """End the connection for good, also for a thread that uses it."""
+        with self._lock:
+            self._is_ended = True
+            self.close()
 
     def close(self) -> None:
         """End the connection; the next command makes another."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._process is not None:
             assert self._process.stdin is not None
             self._process.terminate()

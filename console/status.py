@@ -1,8 +1,11 @@
 """Find out the status of each standby: two snapshots, a moment apart, make one row."""
 
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Optional
 
 from .answers import SEGMENT, parse_snapshot
@@ -41,12 +44,21 @@ eval "$3"
 STREAMING, RESTORING, PRIMARY = "streaming", "restoring", "primary"
 # Of a standby that could not be asked: it did not answer, or it is not known as itself.
 DOWN, UNKNOWN = "down", "unknown"
+UNASKED = (DOWN, UNKNOWN)
+# Standbys that are asked at once: each takes a thread here, and an ssh or two.
+MOST_ASKED = 64
+# Seconds after which a standby that could not be asked is asked again.
+RETRY_INTERVAL = 10.0
 # A part of the time. When PostgreSQL waits longer for WAL, fetching is the slower side.
 WAITING_SHARE = 0.5
 # Seconds. A test that is older is a problem: the timer tests every hour.
 STALE_TEST = 3 * 3600
-# Seconds between two requests to Barman: each costs both sides an ssh handshake.
-PEEK_INTERVAL = 5.0
+# Seconds between two requests of a standby to Barman: each costs both sides an ssh
+# handshake. With many standbys they are further apart.
+PEEK_INTERVAL, PEEKS_A_SECOND = 5.0, 10
+# Standbys that begin to ask the same Barman host at once: an sshd turns away some of
+# those who log in when there are more than 10 of them. Seconds that a login may take.
+MOST_PEEKING, PEEK_STARTS_IN = 8, 1.0
 # Segments. Barman's gate lists as many in one answer.
 MOST_PEEKED = 1024
 # How often the gate is asked for more of them, for one snapshot.
@@ -112,12 +124,51 @@ class Row(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-Snapshots = dict[str, Snapshot]
+class Throttle:
+    """Let few at a time begin something that takes long.
+
+    Who has begun some seconds ago counts no more, ended or not.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        """most: for each name. seconds: of a beginning."""
+        self._most = most
+        self._seconds = seconds
+        self._begun: dict[str, dict[object, float]] = {}
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def place(self, name: str) -> Iterator[None]:
+        """Wait for a place among those who begin with the same thing, and hold it."""
+        me = object()
+        with self._changed:
+            begun = self._begun.setdefault(name, {})
+            while len(begun) >= self._most:
+                oldest = min(begun, key=begun.__getitem__)
+                left = begun[oldest] + self._seconds - time.monotonic()
+                if left <= 0:
+                    del begun[oldest]
+                else:
+                    self._changed.wait(left)
+            begun[me] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                begun.pop(me, None)
+                self._changed.notify()
 
 
-def take_snapshot(cluster: Cluster, before: Optional[Snapshot] = None) -> Snapshot:
+def take_snapshot(
+    cluster: Cluster,
+    before: Optional[Snapshot] = None,
+    peeks: Optional[Throttle] = None,
+    peek_interval: float = PEEK_INTERVAL,
+) -> Snapshot:
     """Ask a standby, and Barman too when its last answer (in `before`) is old.
 
+    peeks: keeps many standbys from asking the same Barman host at once. peek_interval:
+    seconds between two answers of Barman.
     Raises ConsoleError when the standby cannot be asked. An error of Barman's is part
     of the snapshot.
     """
@@ -127,8 +178,9 @@ def take_snapshot(cluster: Cluster, before: Optional[Snapshot] = None) -> Snapsh
     output = cluster.host.run(*command, user=standby.postgres_user)
     postgres, fetcher = parse_snapshot(cluster.host.name, output)
     now = Snapshot(time.monotonic(), postgres, fetcher, before.archive if before else NEVER_ASKED)
-    if postgres["is_recovering"] and now.moment - now.archive.moment >= PEEK_INTERVAL:
-        return now._replace(archive=_ask_barman(cluster, now))
+    if postgres["is_recovering"] and now.moment - now.archive.moment >= peek_interval:
+        with peeks.place(cluster.standby.barman_host) if peeks else nullcontext():
+            return now._replace(archive=_ask_barman(cluster, now))
     return now
 
 
@@ -185,36 +237,78 @@ def psql(cluster: Cluster, script: str) -> str:
     return cluster.host.run(*command, user=cluster.standby.postgres_user, most=MOST_PRINTED).strip()
 
 
-def first_snapshots(fleet: Fleet) -> Snapshots:
-    """Take a first snapshot of each standby that answers."""
-    found: Snapshots = {}
-    rows(fleet, found, 0)
-    return found
+class Survey:
+    """Ask the standbys of a fleet side by side, and keep what each has answered last.
 
-
-def rows(fleet: Fleet, snapshots: Snapshots, interval: float) -> list[Row]:
-    """Return a row for each standby, from its last snapshot and a new one.
-
-    The new one replaces the last one in `snapshots`. A standby that does not answer has
-    a row too. interval: seconds to wait before.
+    Leaving the block waits for nobody; the end of the fleet ends what is under way.
     """
-    time.sleep(interval)
-    found = []
-    for host in fleet.standbys:
+
+    def __init__(self, fleet: Fleet, patience: Optional[float] = None) -> None:
+        """patience: seconds to wait for a standby in a round; None: for all."""
+        self._fleet = fleet
+        self._patience = patience
+        self._pool = ThreadPoolExecutor(MOST_ASKED)
+        self._peeks = Throttle(MOST_PEEKING, PEEK_STARTS_IN)
+        self._peek_interval = max(PEEK_INTERVAL, len(fleet.standbys) / PEEKS_A_SECOND)
+        self._snapshots: dict[str, Snapshot] = {}
+        # Of each host: the rows that were found last, and when they said that it could
+        # not be asked; and what is under way.
+        self._rows: dict[str, list[Row]] = {}
+        self._failed_at: dict[str, float] = {}
+        self._asked: dict[str, Future[list[Row]]] = {}
+
+    def __enter__(self) -> "Survey":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def rows(self) -> list[Row]:
+        """Return a row for each standby, from its last snapshot and a new one.
+
+        A standby that does not answer has a row too. It is asked again a while later,
+        and with `patience` nobody waits for it then.
+        """
+        began = time.monotonic()
+        for host in self._fleet.standbys:
+            is_due = began - self._failed_at.get(host.name, float("-inf")) >= RETRY_INTERVAL
+            if is_due and host.name not in self._asked:
+                self._asked[host.name] = self._pool.submit(self._ask, host)
+        expected = [
+            asked for name, asked in self._asked.items() if self._patience is None or name not in self._failed_at
+        ]
+        wait(expected, self._patience)
+        return [row for host in self._fleet.standbys for row in self._rows_of(host, began)]
+
+    def _rows_of(self, host: Host, began: float) -> list[Row]:
+        """Return the rows of a host that was asked, at `began` or before."""
+        asked = self._asked.get(host.name)
+        if asked is not None and asked.done():
+            del self._asked[host.name]
+            self._rows[host.name] = asked.result()
+            self._failed_at.pop(host.name, None)
+            if all(row.role in UNASKED for row in self._rows[host.name]):
+                self._failed_at[host.name] = time.monotonic()
+        elif asked is not None and host.name not in self._failed_at:
+            self._failed_at[host.name] = began
+            known = self._rows.get(host.name) or [Row(host.name, "", DOWN)]
+            late = f"it has not answered for {duration(time.monotonic() - began)}"
+            self._rows[host.name] = [Row(row.standby, row.server, DOWN, problems=(late,)) for row in known]
+        return self._rows[host.name]
+
+    def _ask(self, host: Host) -> list[Row]:
         try:
-            found += [_row_of(cluster, snapshots) for cluster in fleet.clusters_on(host)]
+            return [self._row_of(cluster) for cluster in self._fleet.clusters_on(host)]
         except ConsoleError as error:
-            found.append(_row_unasked(host.name, "", host, error))
-    return found
+            return [_row_unasked(host.name, "", host, error)]
 
-
-def _row_of(cluster: Cluster, snapshots: Snapshots) -> Row:
-    try:
-        before = snapshots.get(cluster.name)
-        after = snapshots[cluster.name] = take_snapshot(cluster, before)
-        return row(cluster.name, cluster.standby, before or after, after)
-    except ConsoleError as error:
-        return _row_unasked(cluster.name, cluster.standby.barman_server, cluster.host, error)
+    def _row_of(self, cluster: Cluster) -> Row:
+        try:
+            before = self._snapshots.get(cluster.name)
+            after = self._snapshots[cluster.name] = take_snapshot(cluster, before, self._peeks, self._peek_interval)
+            return row(cluster.name, cluster.standby, before or after, after)
+        except ConsoleError as error:
+            return _row_unasked(cluster.name, cluster.standby.barman_server, cluster.host, error)
 
 
 def _row_unasked(name: str, barman_server: str, host: Host, error: ConsoleError) -> Row:

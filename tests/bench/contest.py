@@ -7,7 +7,6 @@ compared with.
 
 import contextlib
 import functools
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 import psycopg2
 
 from tests.support.fake_server import Calls
-from tests.support.network import Harm, Network
+from tests.support.network import Harm, Network, black_hole
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import ME, POSTGRES, give, wait_until
 
@@ -169,6 +168,23 @@ def cold_start(field: Field, standby: Standby) -> Iterator[Entrants]:
         PGBACKREST: fetch(standby.pgbackrest),
         LIMIT: lambda: {rows.COLD: 1000 * stream_seconds(field, field.names[:1]), rows.HANDSHAKE: handshake(field)},
     }
+
+
+@contextlib.contextmanager
+def crowd(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure the first segment, with nothing running, of a Barman with many servers.
+
+    The limit: the same with those that it has anyway.
+    """
+
+    def fetch() -> dict[str, float]:
+        return {rows.COLD_CROWD: 1000 * standby.trial(standby.ours(), field.names[:1]).seconds[0]}
+
+    def crowded() -> dict[str, float]:
+        with field.barman.crowded(rows.SERVERS):
+            return fetch()
+
+    yield {OURS: crowded, LIMIT: fetch}
 
 
 def handshake(field: Field) -> float:
@@ -333,23 +349,6 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
     }
 
 
-@contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """Give a port from which no answer comes.
-
-    Its queue is full, so that Linux drops what else would connect.
-    """
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(2):
-            guest = stack.enter_context(socket.socket())
-            guest.setblocking(False)
-            guest.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-
-
 # Networks.
 
 
@@ -467,6 +466,7 @@ CONTESTS: dict[str, Contest] = {
     "wait": waiting,
     "hit": hits,
     "cold": cold_start,
+    "crowd": crowd,
     "miss": misses,
     "hosts": two_hosts,
     "recovery": recovery,

@@ -14,6 +14,7 @@ from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STOCK
 from .field import JOBS
 from .rows import (
     COLD,
+    COLD_CROWD,
     FAIR,
     GZIP,
     HANDSHAKE,
@@ -34,6 +35,7 @@ from .rows import (
     PROMOTION_FROZEN,
     PROMOTION_REFUSED,
     RECOVERY,
+    SERVERS,
     STANDBYS,
     WAIT,
     WIDE,
@@ -125,6 +127,7 @@ TARGETS = [
     Target("CPU on the Barman host, of stock", 1 / 8, _of(HOST_CPU, STOCK), True),
     Target("a real standby's recovery, of cp", 1.2, _of(RECOVERY, CP), True),
     Target("first segment, cold, of one ssh that brings it", 1, _of(COLD, LIMIT), True),
+    Target(f"gate's cold start, {SERVERS} servers, of one server's", 1.2, _of(COLD_CROWD, LIMIT), True),
     Target("a miss, ms", 25, lambda results: results.median(MISS), True),
     Target("a miss at two hosts, of one", 1.3, _of(MISS_OF_TWO, LIMIT), True),
     Target("the first of two hosts dead, of one", 0.8, _of(ONE_DEAD, LIMIT)),

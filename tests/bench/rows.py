@@ -4,6 +4,8 @@ from .field import JOBS
 
 # Standbys that are served at once.
 STANDBYS = 8
+# Servers of a Barman host that has many.
+SERVERS = 1000
 
 RATE = "segments a second, {} archive"
 PLAIN, GZIP, ZSTD = RATE.format("plain"), RATE.format("gzip"), RATE.format("zstd")
@@ -13,6 +15,7 @@ HOST_CPU = BARMAN_CPU.format("plain")
 WAIT = "wait a segment at 100 ms replay, ms"
 HIT = "a spool hit, ms"
 COLD = "first segment after a cold start, ms"
+COLD_CROWD = f"the same, {SERVERS} servers in Barman, ms"
 HANDSHAKE = "an ssh handshake, ms"
 MISS = "a miss, connection open, ms"
 MISS_OF_TWO = "a miss at two hosts, ms"

@@ -1,5 +1,8 @@
 """Test faults on the Barman host: of Barman, its files and its gate."""
 
+import bz2
+import gzip
+import lzma
 import random
 import shutil
 import socket
@@ -293,3 +296,27 @@ def test_file_moved_by_archiver(barman: BarmanHost, archive: Archive, angus: Pri
     finally:
         process.kill()
         process.communicate()
+
+
+@both_hosts
+@pytest.mark.parametrize("jobs", ["0", "4"])
+def test_several_streams(
+    chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], host: str, jobs: str
+) -> None:
+    """Deliver what pbzip2, bgzip or `cat` has written, and refuse half of it."""
+    names = angus.segments[4:8]
+    store: list[Callable[[bytes], bytes]] = [gzip.compress, bz2.compress, lzma.compress, gzip.compress]
+    zeros = bytes(64 if jobs != "0" else 0)  # Barman itself, which decompresses for -p 0, takes none behind xz
+    stored = {
+        name: b"".join(compress(wal(name)[start : start + MIB]) for start in range(0, 16 * MIB, MIB)) + zeros
+        for name, compress in zip(names, store, strict=True)
+    }
+    whole, cut = names[:3], names[3]
+    stored[cut] = stored[cut][: -(64 + 100)]
+    server = archive(stored)
+    for name in whole:
+        call = chris.fetch(name, "-p", jobs, host=host, server=server)
+        assert call.status == 0, call.stderr
+        assert chris.delivered() == wal(name)
+    call = chris.fetch(cut, "-p", jobs, host=host, server=server)
+    assert call.status in (2, 3), call.stderr

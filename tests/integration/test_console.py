@@ -3,25 +3,28 @@
 `sudo` is a script that runs the command, or prints what a test has prepared.
 """
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from console import log
 from console.hosts import Host
 from console.inventory import Inventory
-from console.ssh import HostKeyUnknown
+from console.ssh import CONNECT_LIMIT, HostKeyUnknown
+from console.status import MOST_ASKED
 from console.text import ConsoleError, NotUnderstood
 from tests.support.barman_host import SSHD_BASE
+from tests.support.network import black_hole
 from tests.support.processes import IS_ROOT, ME, POSTGRES, VENV, free_port, give, processes, start, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -31,12 +34,15 @@ Port {{port}}
 {{certificate}}
 AuthorizedKeysFile {{folder}}/key.pub
 SetEnv PATH={{folder}}/bin:/usr/bin:/bin SHLVL=2
+MaxStartups 300
+{{settings}}
 """
 
 SUDO = """#!/bin/sh
 case $* in
     *--status*) cat {folder}/snapshot ;;
     *standby.json*) cat {folder}/standby.json ;;
+    *get-wal*) ;;
     *) while [ "$1" != -- ]; do shift; done; shift; exec "$@" ;;
 esac
 """
@@ -61,11 +67,12 @@ POSTGRES_ANSWER = {
     "restore_command": RECORD["restore_command"],
     "segment_size": 16 << 20,
 }
+TEST_ANSWER: dict[str, Any] = {"time": 1_800_000_000.0, "error": "", "gate": "1", "unasked": ""}
 FETCHER_ANSWER = {
     "spool": [],
     "free_segments": 40,
     "counters": {"restored": 0, "bytes": 0, "waited": 0.0, "last_segment": ""},
-    "test": {"time": 1_800_000_000.0, "error": "", "gate": "1", "unasked": ""},
+    "test": TEST_ANSWER,
     "gap": None,
 }
 # Title, clipboard, colour, C1, bidirectional controls, separators, a new line.
@@ -74,9 +81,11 @@ FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 class Machine:
-    """Run an sshd, as a host that the console asks."""
+    """Run an sshd, as a host that the console asks, or as several."""
 
-    def __init__(self, folder: Path, is_certified: bool = False) -> None:
+    def __init__(
+        self, folder: Path, is_certified: bool = False, addresses: Sequence[str] = (), settings: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         (folder / "bin").mkdir(parents=True)
@@ -87,7 +96,14 @@ class Machine:
             sign = ["ssh-keygen", "-q", "-s", "authority", "-I", "angus", "-h", "-n", "127.0.0.1", "host_key.pub"]
             subprocess.run(sign, cwd=folder, check=True)
             certificate = f"HostCertificate {folder}/host_key-cert.pub"
-        (folder / "sshd_config").write_text(SSHD.format(port=self.port, folder=folder, certificate=certificate))
+        (folder / "sshd_config").write_text(
+            SSHD.format(
+                port=self.port,
+                folder=folder,
+                certificate=certificate,
+                settings="\n".join(settings),
+            )
+        )
         sudo = folder / "bin" / "sudo"
         sudo.write_text(SUDO.format(folder=folder))
         sudo.chmod(0o755)
@@ -299,7 +315,7 @@ def access(machine: Machine) -> "list[str | Path]":
 
 
 def test_status_of_hostile_host(machine: Machine) -> None:
-    test = {**FETCHER_ANSWER["test"], "error": HOSTILE}  # type: ignore[dict-item]
+    test = {**TEST_ANSWER, "error": HOSTILE}
     postgres = {**POSTGRES_ANSWER, "is_recovering": True, "replayed": 1 << 24, "restore_command": HOSTILE}
     machine.answer(json.dumps(postgres), json.dumps({**FETCHER_ANSWER, "test": test}))
     done = fab("--search-root", ROOT, "status", *access(machine), cwd=machine.folder)
@@ -348,6 +364,93 @@ def test_killed_console_leaves_no_connection(machine: Machine) -> None:
     console.kill()
     console.wait()
     wait_until(lambda: not processes(ours), "the end of the connection", 20)
+
+
+# Standbys of a large fleet: those that answer, and those that nothing comes from.
+LIVING, DARK = 180, 20
+# Addresses of the living: sshd listens on 16 at most.
+ADDRESSES = [f"127.1.0.{number}" for number in range(1, 16)]
+
+
+@pytest.fixture
+def fleet(workdir: Path) -> Iterator[Machine]:
+    """Return the living standbys, each of which streams."""
+    # One machine plays all of them: what is slow for its processor is left out.
+    settings = ["KexAlgorithms curve25519-sha256", *(f"ListenAddress {address}" for address in ADDRESSES)]
+    machine = Machine(workdir / "fleet", settings=settings)
+    position = 1 << 24
+    answer = {"is_recovering": True, "replayed": position, "receiver": "streaming", "sent": position}
+    machine.answer(json.dumps({**POSTGRES_ANSWER, **answer}), json.dumps(FETCHER_ANSWER))
+    yield machine
+    machine.end()
+
+
+def fleet_inventory(machine: Machine, dark_port: int | None) -> Path:
+    """Write an inventory of the living and the dark, in turns, or of the living."""
+    hosts: dict[str, dict[str, object]] = {
+        f"chris{number:03}": {"ansible_host": ADDRESSES[number % len(ADDRESSES)]} for number in range(LIVING)
+    }
+    if dark_port is not None:
+        dark: dict[str, object] = {"ansible_host": "127.0.0.1", "ansible_port": dark_port}
+        hosts |= {f"chris{LIVING // DARK * number:03}x": dark for number in range(DARK)}
+    key = str(machine.folder / "key")
+    known = {"ansible_port": machine.port, "ansible_user": ME, "ansible_ssh_private_key_file": key}
+    file = machine.folder / "inventory.yml"
+    file.write_text(json.dumps({"standbys": {"hosts": dict(sorted(hosts.items())), "vars": known}}))
+    return file
+
+
+class Usage(NamedTuple):
+    """What a command has used at most: its processes, and KiB of its own memory."""
+
+    processes: int
+    memory: int
+
+
+def usage_until_end(command: "subprocess.Popen[str]") -> Usage:
+    most = Usage(0, 0)
+    folder = Path(f"/proc/{command.pid}")
+    while command.poll() is None:
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            children = sum(len(file.read_text().split()) for file in folder.glob("task/*/children"))
+            memory = int((folder / "status").read_text().split("VmHWM:")[1].split()[0])
+            most = Usage(max(most.processes, children), max(most.memory, memory))
+        time.sleep(0.5)
+    return most
+
+
+def ask_fleet(machine: Machine, task: str, dark_port: int | None) -> tuple[float, Usage, str]:
+    """Return how long a task has taken, what it has used, and what it has printed."""
+    known_hosts = machine.known_hosts(f"[127.1.0.*]:{machine.port} {{host_key}}")
+    words = ["--search-root", ROOT, task, "--inventory", fleet_inventory(machine, dark_port)]
+    words += ["--known-hosts", known_hosts, *(["--json"] if task == "status" else ["--seconds", "1"])]
+    environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}", "TMPDIR": str(machine.folder)}
+    with (machine.folder / "output").open("w+") as output:
+        began = time.monotonic()
+        command = subprocess.Popen(
+            ["fab", *map(str, words)], env=environment, cwd=machine.folder, stdout=output, text=True
+        )
+        usage = usage_until_end(command)
+        seconds = time.monotonic() - began
+        output.seek(0)
+        return seconds, usage, output.read()
+
+
+@pytest.mark.parametrize("task", ["status", "watch"])
+def test_large_fleet(fleet: Machine, task: str) -> None:
+    """Wait for the standbys that do not answer once, and for all of them together."""
+    without, _, _ = ask_fleet(fleet, task, None)
+    with black_hole() as dark_port:
+        seconds, usage, text = ask_fleet(fleet, task, dark_port)
+    print(f"{task}: {seconds:.1f} s, without the dark ones {without:.1f} s; {usage}")
+    assert text.count("down") >= DARK
+    # On a machine that has nothing else to do; else the living alone take long.
+    assert seconds < max(30, without + 2 * CONNECT_LIMIT)
+    if task == "status":
+        assert (text.count("streaming"), text.count("down")) == (LIVING, DARK)
+    assert usage.processes <= LIVING + DARK + MOST_ASKED
+    assert usage.memory < 200 << 10
+    wait_until(lambda: not processes([f"{fleet.folder}/key"]), "the end of all connections", 5)
 
 
 @pytest.fixture(scope="module")

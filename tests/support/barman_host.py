@@ -3,10 +3,12 @@
 BarmanHost has methods that disturb the two.
 """
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -281,6 +283,18 @@ class BarmanHost:
         self.servers.append(name)
         self._authorize()
         return self.home / name / "wals"
+
+    @contextlib.contextmanager
+    def crowded(self, count: int) -> Iterator[None]:
+        """Give Barman so many more servers, which have a file each and no archive."""
+        files = [self.folder / "barman.d" / f"other{number}.conf" for number in range(count)]
+        for file in files:
+            file.write_text(SERVER.format(name=file.stem, port=self.primary_port, user=POSTGRES))
+        try:
+            yield
+        finally:
+            for file in files:
+                file.unlink()
 
     def archive_command(self, server: str, folder: Path) -> str:
         """Return the archive_command of a primary.

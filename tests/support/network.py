@@ -1,9 +1,11 @@
 """Disturb the network between ssh and sshd: a TCP relay in a thread of this process."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.support.processes import free_port
@@ -131,3 +133,20 @@ class Network:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """Give a port from which no answer comes.
+
+    Its queue is full, so that Linux drops what else would connect.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):
+            guest = stack.enter_context(socket.socket())
+            guest.setblocking(False)
+            guest.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

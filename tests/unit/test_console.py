@@ -2,6 +2,9 @@ import io
 import json
 import re
 import shlex
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +21,7 @@ from console.inventory import Inventory
 from console.ssh import login_error
 from console.status import Archive, Row, Snapshot
 from console.text import ConsoleError, NotUnderstood, duration, printable
+from tests.support.processes import wait_until
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -548,10 +552,104 @@ def rows_of(answer: str) -> list[Row]:
     ]
     hosts[1].name = "dora"
     fleet = SimpleNamespace(standbys=hosts, clusters_on=lambda host: read_clusters(host, RECORD, ""))
-    snapshots: dict[str, Snapshot] = {}
-    for _ in range(2):
-        found = status.rows(fleet, snapshots, 0)  # type: ignore[arg-type]
-    return found
+    with status.Survey(fleet) as survey:  # type: ignore[arg-type]
+        survey.rows()
+        return survey.rows()
+
+
+class Pausing(Answering):
+    """Answer well, or not at all, when a test lets it."""
+
+    def __init__(self, name: str, is_well: bool = True) -> None:
+        well = snapshot(0, {}, {})
+        super().__init__({"--status": f"{json.dumps(well.postgres)}\n{json.dumps(well.fetcher)}\n", "get-wal": ""})
+        self.name = name
+        self.is_well = is_well
+        self.may_answer = threading.Event()
+
+    def run(self, *words: str, **how: Any) -> str:
+        self.asked.append("")
+        assert self.may_answer.wait(20)
+        if not self.is_well:
+            raise ConsoleError(f"{self.name}: Connection timed out")
+        return super().run(*words, **how)
+
+
+def survey_of(hosts: "list[Pausing]", patience: "float | None" = None) -> status.Survey:
+    fleet = SimpleNamespace(standbys=hosts, clusters_on=lambda host: read_clusters(host, RECORD, ""))
+    return status.Survey(fleet, patience)  # type: ignore[arg-type]
+
+
+def roles(rows: list[Row]) -> dict[str, str]:
+    return {row.standby: row.role for row in rows}
+
+
+def test_survey_side_by_side() -> None:
+    """Ask as many standbys at once as may be, and no more."""
+    hosts = [Pausing(f"h{number}") for number in range(status.MOST_ASKED + 5)]
+    with survey_of(hosts) as survey, ThreadPoolExecutor() as pool:
+        rows = pool.submit(survey.rows)
+        wait_until(lambda: sum(len(host.asked) for host in hosts) == status.MOST_ASKED, "all the first")
+        time.sleep(0.1)
+        assert sum(len(host.asked) for host in hosts) == status.MOST_ASKED
+        for host in hosts:
+            host.may_answer.set()
+        assert list(roles(rows.result(20))) == [host.name for host in hosts]
+    assert set(roles(rows.result()).values()) == {"restoring"}
+
+
+def test_survey_of_what_is_down() -> None:
+    """Ask a standby that is down again, but not in each round."""
+    well, down = hosts = [Pausing("chris"), Pausing("dora", is_well=False)]
+    for host in hosts:
+        host.may_answer.set()
+    with survey_of(hosts) as survey:
+        for _ in range(3):
+            assert roles(survey.rows()) == {"chris": "restoring", "dora": "down"}
+        assert len(down.asked) == 1
+        assert len(well.asked) > 2
+        survey._failed_at["dora"] -= status.RETRY_INTERVAL
+        down.is_well = True
+        assert roles(survey.rows()) == {"chris": "restoring", "dora": "restoring"}
+
+
+def test_survey_with_patience() -> None:
+    """Wait for a silent standby once, and show it again when it answers."""
+    well, silent = hosts = [Pausing("chris"), Pausing("dora")]
+    well.may_answer.set()
+    with survey_of(hosts, patience=0.5) as survey:
+        first, second = survey.rows(), None
+        assert roles(first) == {"chris": "restoring", "dora": "down"}
+        assert "has not answered" in first[1].problems[0]
+        began = time.monotonic()
+        second = survey.rows()
+        assert (roles(second), time.monotonic() - began < 0.4) == (roles(first), True)
+        silent.may_answer.set()
+        wait_until(lambda: roles(survey.rows())["dora"] == "restoring", "an answer", step=0.05)
+        silent.may_answer.clear()
+        assert roles(survey.rows())["dora"] == "down"
+        silent.may_answer.set()
+
+
+@pytest.mark.parametrize(("held", "seconds"), [(0.05, 0.3), (1.5, 2.5)])
+def test_throttle(held: float, seconds: float) -> None:
+    """Let two in at a time, and more when these two take longer than they should."""
+    throttle = status.Throttle(2, 0.5)
+    inside: list[int] = []
+
+    def enter(_: int) -> int:
+        with throttle.place("barman"):
+            inside.append(0)
+            seen = len(inside)
+            time.sleep(held)
+            inside.pop()
+        return seen
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool, throttle.place("barman2"):
+        most = max(pool.map(enter, range(6)))
+    assert (most <= 2) == (held < 0.5)
+    assert abs(time.monotonic() - began - seconds) < 1
 
 
 def mutated(draw: Any, value: Any) -> Any:

@@ -1,41 +1,45 @@
 """Read Barman's archive of one server from its own folders, without Barman.
 
 Do not ask `barman show-servers` for the folders: it connects to the primary, which may
-be just what is dead. Configuration, folders and the order of lookup are those of Barman
-2.12 to 3.19.1 (config.py, server.py).
+be just what is dead. The folders and the order of lookup are those of Barman 2.12 to
+3.19.1 (config.py, server.py).
 """
 
 import configparser
 import contextlib
-import glob
 import logging
 import os
-import re
 import stat
+from configparser import ConfigParser
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from walbasin.gate import barman_config
+from walbasin.gate.barman_config import Config, UnknownFolders
 from walbasin.wal import segment
 
-# Where Barman looks for its configuration, in its order.
-CONFIG_FILES = ("~/.barman.conf", "/etc/barman.conf", "/etc/barman/barman.conf")
-# Barman's defaults for the folders of a server.
+# Barman's defaults for the folders of a server, in the order in which it reads them:
+# the later ones can refer to the earlier.
 FOLDERS = {
     "backup_directory": "%(barman_home)s/%(name)s",
-    "wals_directory": "%(backup_directory)s/wals",
     "incoming_wals_directory": "%(backup_directory)s/incoming",
     "streaming_wals_directory": "%(backup_directory)s/streaming",
+    "wals_directory": "%(backup_directory)s/wals",
 }
 # Names the configuration model that `barman config-switch` has applied. A model cannot
 # change folders: Barman forbids path options there.
 ACTIVE_MODEL = ".active-model.auto"
+# Makes a section a model, unless it is false.
+MODEL_OPTION, FALSE = "model", ("false", "f", "no", "0", "off")
 # Makes a server a passive copy of the one on the Barman host that it reaches.
 PASSIVE_OPTION = "primary_ssh_command"
-# Barman's default.
-LOG_FORMAT = "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s"
-
-
-class UnknownFolders(Exception):
-    """Report that the folders of a server cannot be found; the text says why."""
+# What Barman takes for no value.
+UNSET = ("", "None")
+# Barman's settings of its log, with its defaults.
+LOG_OPTIONS = {
+    "log_file": "",
+    "log_format": "%(asctime)s [%(process)s] %(name)s %(levelname)s: %(message)s",
+    "log_level": "INFO",
+}
 
 
 class ArchiveMissing(Exception):
@@ -53,60 +57,41 @@ class Folders(NamedTuple):
     streaming: str
 
 
-def is_config(path: str, config: str) -> bool:
-    """Return whether a path is the file that read_config(config) reads."""
-    found = next(filter(os.path.exists, _candidates(config)), config)
-    return bool(found) and os.path.realpath(path) == os.path.realpath(found)
+def find_folders(config: Config, server: str) -> Folders:
+    """Return where a server's WAL is.
 
-
-def _candidates(path: str) -> List[str]:
-    """Return the file that is named, else those where Barman looks, in its order."""
-    return [path] if path else [os.path.expanduser(one) for one in CONFIG_FILES]
-
-
-def read_config(path: str = "") -> configparser.ConfigParser:
-    """Return Barman's configuration, with the files that it includes.
-
-    path: the file; by default the first of its usual places. Raises UnknownFolders.
+    Raises UnknownFolders, also when it depends on the version of Barman.
     """
-    config = configparser.ConfigParser(strict=False)
-    candidates = _candidates(path)
-    found = next(filter(os.path.exists, candidates), None)
-    if found is None:
-        raise UnknownFolders(f"there is no configuration in {' or '.join(candidates)}")
-    try:
-        if not config.read(found):
-            raise UnknownFolders(f"{found} cannot be read")
-        folder = os.path.expanduser(_get(config, "barman", "configuration_files_directory") or "")
-        config.read(sorted(glob.glob(os.path.join(glob.escape(folder), "*.conf"))) if folder else [])
-        # `barman config-update` has the last word.
-        config.read(os.path.join(_get(config, "barman", "barman_home") or "", ".barman.auto.conf"))
-    except configparser.Error as error:
-        raise UnknownFolders(f"{found}: {error}") from error
-    return config
+    found, reasons = set(), []
+    for reading in config.readings:
+        try:
+            found.add(_find_folders(reading, server))
+        except UnknownFolders as reason:
+            reasons.append(reason)
+    if not found:
+        raise reasons[0]
+    if len(found) > 1:
+        raise UnknownFolders(f"{config.file}: not every version of Barman reads section {server} as the others do")
+    return found.pop()
 
 
-def _get(
-    config: configparser.ConfigParser, section: str, option: str, known: Optional[Dict[str, str]] = None
-) -> Optional[str]:
-    try:
-        value = config.get(section, option, vars=known)
-    except (configparser.NoSectionError, configparser.NoOptionError):
-        return None
-    return re.sub(r"""^(["'])(.*)\1$""", r"\2", value)
-
-
-def find_folders(config: configparser.ConfigParser, server: str) -> Folders:
-    """Return where a server's WAL is. Raises UnknownFolders."""
-    if server == "barman" or not config.has_section(server):
+def _find_folders(config: ConfigParser, server: str) -> Folders:
+    if server == barman_config.GLOBAL or not config.has_section(server):
         raise UnknownFolders(f"there is no server {server} in the configuration")
-    known = {"name": server, "barman_home": _get(config, "barman", "barman_home") or ""}
+    known = _known(config, server)
     try:
+        if (barman_config.get(config, server, MODEL_OPTION) or FALSE[0]).lower() not in FALSE:
+            raise UnknownFolders(f"{server} is a model in the configuration, not a server")
         for option, default in FOLDERS.items():
-            known[option] = _get(config, server, option, known) or default % known
+            known[option] = barman_config.get(config, server, option, known) or default % known
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
     return Folders(known["wals_directory"], known["incoming_wals_directory"], known["streaming_wals_directory"])
+
+
+def _known(config: ConfigParser, server: str) -> Dict[str, str]:
+    """Return what a server's options can refer to."""
+    return {"name": server, "barman_home": barman_config.get(config, barman_config.GLOBAL, "barman_home") or ""}
 
 
 def require_archive(folders: Folders) -> None:
@@ -117,18 +102,35 @@ def require_archive(folders: Folders) -> None:
         raise ArchiveMissing(f"{folders.wals} is not a folder here: is its filesystem mounted?")
 
 
-def is_passive(config: configparser.ConfigParser, server: str) -> bool:
-    """Return whether this Barman copies a server's archive from another one."""
-    home = _get(config, "barman", "barman_home") or ""
-    default = FOLDERS["backup_directory"] % {"barman_home": home, "name": server}
-    folder = _get(config, server, "backup_directory", {"barman_home": home, "name": server}) or default
-    sections = [server]
+def is_passive(path: str, server: str) -> bool:
+    """Return whether this Barman copies a server's archive from another one.
+
+    path: see read_config. Raises UnknownFolders.
+    """
+    try:
+        model = _active_model(barman_config.read_config(path, server).readings[0], server)
+        config = barman_config.read_config(path, server, model).readings[0]
+        known = _known(config, server)
+        # The first that has the option, with or without a value.
+        sections = (model, server, barman_config.GLOBAL)
+        values = [barman_config.get(config, section, PASSIVE_OPTION, known) for section in sections]
+    except configparser.Error as error:
+        raise UnknownFolders(f"section {server}: {error}") from error
+    return next((value not in UNSET for value in values if value is not None), False)
+
+
+def _active_model(config: ConfigParser, server: str) -> str:
+    """Return the name of the active model of a server, or an empty string.
+
+    Raises configparser.Error.
+    """
+    known = _known(config, server)
+    folder = barman_config.get(config, server, "backup_directory", known) or FOLDERS["backup_directory"] % known
     try:
         with open(os.path.join(folder, ACTIVE_MODEL), encoding="utf-8", errors="replace") as file:
-            sections.append(file.read().strip())
+            return file.read().strip()
     except OSError:
-        pass  # no model is active
-    return any(_get(config, section, PASSIVE_OPTION) for section in sections)
+        return ""
 
 
 def candidate_paths(folders: Folders, name: str) -> List[str]:
@@ -178,20 +180,40 @@ def list_names(folders: Folders) -> Iterator[str]:
                 yield from filter(segment.is_segment_name, os.listdir(os.path.join(folders.wals, name)))
 
 
-def open_log(config: configparser.ConfigParser) -> logging.Logger:
+def open_log(config: Config) -> logging.Logger:
     """Return a logger into Barman's log, or into nothing if that cannot be written."""
     logger = logging.getLogger("walbasin.gate")
     logger.propagate = False
     logging.raiseExceptions = False
     handler: logging.Handler = logging.NullHandler()
     try:
-        path = _get(config, "barman", "log_file")
+        path, log_format, level = _log_settings(config)
         if path:
             handler = logging.FileHandler(os.path.abspath(path))
-        # Take log_format as it is: Barman starts only when each % is doubled there.
-        handler.setFormatter(logging.Formatter(_get(config, "barman", "log_format") or LOG_FORMAT))
-        logger.setLevel((_get(config, "barman", "log_level") or "INFO").upper())
+        handler.setFormatter(logging.Formatter(log_format))
+        logger.setLevel(level)
     except (OSError, ValueError, configparser.Error):
         handler = logging.NullHandler()
     logger.addHandler(handler)
     return logger
+
+
+def _log_settings(config: Config) -> Tuple[str, str, str]:
+    """Return path, format and level of Barman's log. Raises configparser.Error.
+
+    Each % of log_format is doubled for Barman before 3.10, and once more since then:
+    only one of the two readings can be understood.
+    """
+    error: Optional[configparser.Error] = None
+    for reading in config.readings:
+        try:
+            path, log_format, level = (
+                barman_config.get(reading, barman_config.GLOBAL, option) or default
+                for option, default in LOG_OPTIONS.items()
+            )
+        except configparser.Error as this:
+            error = this
+        else:
+            return path, log_format, level.upper()
+    assert error is not None  # there is at least one reading
+    raise error

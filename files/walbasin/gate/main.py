@@ -14,7 +14,7 @@ import time
 from typing import List, Union
 
 from walbasin import VERSION
-from walbasin.gate import barman_archive, barman_command, client, connection_limit
+from walbasin.gate import barman_archive, barman_command, barman_config, client, connection_limit
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.wal import getwal, protocol
 
@@ -40,7 +40,7 @@ def parse(command_line: str, servers: List[str], config: str) -> Asked:
 def _check_allowed(asked: Asked, servers: List[str], config: str) -> Asked:
     if asked.server not in servers:
         raise getwal.Refused(f"this key does not fetch WAL of server {asked.server!r}")
-    if asked.config and not barman_archive.is_config(asked.config, config):
+    if asked.config and not barman_config.is_config(asked.config, config):
         raise getwal.Refused(f"this key does not use the configuration {asked.config!r}")
     return asked._replace(config=config)
 
@@ -67,7 +67,7 @@ def main(words: List[str]) -> int:
     except getwal.Refused as refusal:
         syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {address}: {refusal}")
         return _fail(f"refused: {refusal}")
-    except (barman_archive.ArchiveMissing, barman_archive.UnknownFolders, barman_command.BarmanError) as reason:
+    except (barman_archive.ArchiveMissing, barman_config.UnknownFolders, barman_command.BarmanError) as reason:
         return _fail(str(reason))
     except (ConnectionError, TimeoutError):
         return REFUSED  # the client is gone, or does not read
@@ -121,9 +121,9 @@ def _list(query: protocol.ListQuery) -> int:
 
     Raises UnknownFolders, ArchiveMissing, OSError.
     """
-    config = barman_archive.read_config(query.config)
+    config = barman_config.read_config(query.config, query.server)
     names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
-    first = [protocol.PASSIVE] if barman_archive.is_passive(config, query.server) else []
+    first = [protocol.PASSIVE] if barman_archive.is_passive(query.config, query.server) else []
     client.write("".join(f"{name}\n" for name in [*first, *names]).encode())
     return 0
 
@@ -131,7 +131,8 @@ def _list(query: protocol.ListQuery) -> int:
 def _check_archive(request: getwal.Request) -> None:
     """Raise ArchiveMissing where Barman would say "not found" without having looked."""
     try:
-        folders = barman_archive.find_folders(barman_archive.read_config(request.config), request.server)
-    except barman_archive.UnknownFolders:
+        config = barman_config.read_config(request.config, request.server)
+        folders = barman_archive.find_folders(config, request.server)
+    except barman_config.UnknownFolders:
         return  # Barman itself knows more
     barman_archive.require_archive(folders)

@@ -7,9 +7,10 @@ import syslog
 import time
 from typing import Optional
 
-from walbasin.gate import barman_archive, barman_command, client
+from walbasin.gate import barman_archive, barman_command, barman_config, client
 from walbasin.gate.authorized_key import AuthorizedKey
-from walbasin.gate.barman_archive import ArchiveMissing, UnknownFolders
+from walbasin.gate.barman_archive import ArchiveMissing
+from walbasin.gate.barman_config import UnknownFolders
 from walbasin.wal import compression, getwal, protocol, segment
 from walbasin.wal.protocol import Opening
 
@@ -32,7 +33,7 @@ class Server:
         self.files = self.sent_bytes = self.absent = self.errors = self.refused = 0
         self._address = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
         try:
-            config = barman_archive.read_config(opening.config)
+            config = barman_config.read_config(opening.config, opening.server)
             self._log = barman_archive.open_log(config)
             self.folders = barman_archive.find_folders(config, opening.server)
         except UnknownFolders as reason:

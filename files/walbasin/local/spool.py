@@ -203,11 +203,11 @@ class Spool:
                     found.append(name)
         return found
 
-    def clear(self) -> None:
-        """Empty it, but for what later calls must know."""
+    def clear(self, kept: Iterable[str] = ()) -> None:
+        """Empty it, but for what later calls must know, and for these segments."""
         with contextlib.suppress(OSError):
             self.unregister()
-        names = set(os.listdir(self._folder)) - {OUTAGE, PROCESS}
+        names = set(os.listdir(self._folder)) - {OUTAGE, PROCESS, *kept}
         self.remove(name for name in names if not name.startswith(HOST_NOTE))
 
     def is_private(self) -> bool:

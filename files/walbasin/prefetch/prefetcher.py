@@ -134,6 +134,8 @@ class Prefetcher:
         self._attempts: Dict[str, int] = {}
         # The segment that PostgreSQL replays, as far as we know.
         self._position = ""
+        # The last segment that it asked for.
+        self._requested = ""
         self._spooled = set(spool.names())
         self._timeline_starts: Dict[int, int] = {}
         self._lookahead_credit = 0
@@ -198,6 +200,8 @@ class Prefetcher:
         on_result is called once: when it is in the spool, or it is known why not.
         """
         self._absent.clear()
+        if segment.is_segment_name(name):
+            self._requested = name
         self._waiting.setdefault(name, []).append(on_result)
         if name in self.spool.names():
             self._finish(name, FetchResult(policy.DELIVERED))
@@ -220,6 +224,14 @@ class Prefetcher:
             self.spool.remove(spooled - wanted)
             spooled &= wanted
         self._spooled = spooled
+        return sorted(spooled)
+
+    def still_wanted(self) -> List[str]:
+        """Return the segments in the spool that PostgreSQL may ask for next."""
+        spooled = set(self.follow_replay())
+        latest = max(self._requested, self._position)
+        if latest:
+            spooled &= {latest, *window.next_segments(latest, self.jobs, self.size, self._timeline_starts)}
         return sorted(spooled)
 
     # What is fetched.

@@ -85,10 +85,14 @@ class PrefetchServer:
         self.looked_at = float("-inf")
         self.promotion_files = data_directory.promotion_files(self.cluster)
         self.is_ending = False
+        self.is_idle = False
         self.last_use = time.monotonic()
 
     def run(self) -> None:
-        """Serve until there is a reason to end. Then clear the spool, end all ssh."""
+        """Serve until there is a reason to end. Then clear the spool, end all ssh.
+
+        After an idle end what may still be wanted stays in the spool.
+        """
         debug(f"the prefetch process starts, for {self.cluster.path}")
         fifo = self.spool.open_taken_fifo()
         self.spool.register(self.cluster)
@@ -117,7 +121,8 @@ class PrefetchServer:
         finally:
             debug("the prefetch process ends")
             self._save_counters()
-            self.spool.clear()
+            # A standby that is delayed, or paused, will ask for them.
+            self.spool.clear(self.prefetcher.still_wanted() if self.is_idle else ())
             self.spool.record_process(os.getpid())
 
     def _watch_server(self) -> None:
@@ -159,12 +164,15 @@ class PrefetchServer:
     def _is_over(self) -> bool:
         """Return whether it is idle, promoted, or without server or spool."""
         postmaster_id = self.cluster.postmaster_id
-        is_idle = not self.prefetcher.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
         is_promoted = postmaster_id is not None and not data_directory.is_still_recovering(self.cluster)
         is_server_gone = data_directory.current_postmaster_id(self.cluster) != postmaster_id
         is_cluster_gone = not data_directory.is_same_cluster(self.cluster)
         is_spool_lost = self.spool.is_removed() or self._is_spool_open()
-        return is_idle or is_promoted or is_server_gone or is_cluster_gone or is_spool_lost
+        if is_promoted or is_server_gone or is_cluster_gone or is_spool_lost:
+            return True
+        is_unused = not self.prefetcher.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
+        self.is_idle = is_unused and not self.is_ending
+        return self.is_idle
 
     def _is_spool_open(self) -> bool:
         """Return whether others could put files into the spool. Let them out, if so.

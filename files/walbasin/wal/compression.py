@@ -5,7 +5,7 @@ Barman keeps no other mark of how a file is stored.
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple
 
 from walbasin.wal import segment
 from walbasin.wal.segment import InvalidWal
@@ -57,12 +57,22 @@ MAGICS = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x50\x2a\x4d\x18": "zstd",  # a frame to be skipped, with which pzstd begins
     b"\x04\x22\x4d\x18": "lz4",
     b"\xff\x06\0\0sNaP": "snappy",
     b"\x85": "GPG",
     b"\x84": "GPG",
     b"-----BEG": "GPG",
 }
+# Bytes of zeros that may be behind a stream, as its tool has it: these, or a multiple.
+# More than one stream comes from pbzip2, bgzip, `cat a.gz b.gz`, and xz's threads.
+PADDING = {"gzip": 1, "bzip2": 1, "xz": 4}
+# Only in xz another stream may follow them.
+PADDED_BETWEEN = ("xz",)
+# Streams of a file: bgzip makes one of 64 KiB. What is more only costs time.
+STREAMS_AT_LEAST, BYTES_A_STREAM = 1024, 4096
+# Bytes that a stream is given at a time: what is behind its end is copied.
+FEED = 32 * 1024
 # Those of Python's standard library.
 DECOMPRESSORS: Dict[str, Callable[[], Any]] = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz}
 # Python's standard library has no zstd before 3.14, and no lz4 at all; the programs are
@@ -122,6 +132,81 @@ def make_compressor(name: str) -> Any:
     return bz2.BZ2Compressor(1)
 
 
+class Decompressor:
+    """Decompress a file of one or more streams, one behind the other."""
+
+    def __init__(self, name: str, longest: int) -> None:
+        """name: one of DECOMPRESSORS. longest: bytes of the decompressed file."""
+        self._name = name
+        self._magic = next(magic for magic, stored in MAGICS.items() if stored == name)
+        self._streams_left = STREAMS_AT_LEAST + longest // BYTES_A_STREAM
+        self._stream = DECOMPRESSORS[name]()
+        # Behind the end of a stream: zeros, and what the next one begins with.
+        self._zeros = 0
+        self._start = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what the next bytes expand to, CHUNK bytes at most at a time.
+
+        Zeros, or an attack, expand a thousand times. Raises InvalidWal.
+        """
+        for start in range(0, len(data), FEED):
+            rest = data[start : start + FEED]
+            while rest:
+                if self._stream.eof:
+                    rest = self._begin(rest)
+                else:
+                    yield from self._expand(rest)
+                    rest = self._stream.unused_data
+
+    def _begin(self, data: bytes) -> bytes:
+        """Begin the next stream, and return its bytes when it is known to be one.
+
+        Raises InvalidWal.
+        """
+        if not self._start:
+            rest = data.lstrip(b"\0")
+            self._zeros += len(data) - len(rest)
+            data = rest
+        self._start += data
+        is_misplaced = self._zeros and (self._name not in PADDED_BETWEEN or self._zeros % PADDING[self._name])
+        if self._start and (is_misplaced or not self._start.startswith(self._magic[: len(self._start)])):
+            raise InvalidWal(f"its {self._name} form is followed by something else")
+        if len(self._start) < len(self._magic):
+            return b""
+        self._streams_left -= 1
+        if self._streams_left < 0:
+            raise InvalidWal(f"its {self._name} form consists of too many streams")
+        self._stream = DECOMPRESSORS[self._name]()
+        begun, self._start, self._zeros = self._start, b"", 0
+        return begun
+
+    def _expand(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            piece = self._decompress(data)
+            if piece:
+                yield piece
+            # zlib hands back what it has not looked at yet, the others keep it.
+            data = getattr(self._stream, "unconsumed_tail", b"")
+            if not piece or self._stream.eof:
+                return
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            return bytes(self._stream.decompress(data, CHUNK))
+        except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
+            if "Memory usage limit" in str(error):  # liblzma's
+                raise UnsupportedCompression(f"xz needs more than {XZ_MEMORY >> 20} MiB to decompress it") from error
+            raise InvalidWal(f"its compression is damaged: {error}") from error
+
+    def finish(self) -> None:
+        """Raise InvalidWal when something is missing."""
+        if not self._stream.eof:
+            raise InvalidWal(f"its {self._name} form ends too early")
+        if self._start or self._zeros % PADDING[self._name]:
+            raise InvalidWal(f"its {self._name} form ends too early, or is followed by something else")
+
+
 class DecompressingWriter:
     """Write the bytes of one file decompressed, and verify at the end that it is whole.
 
@@ -142,7 +227,7 @@ class DecompressingWriter:
         self._check_space = check_space
         self._arrived = 0
         self._waiting = b""
-        self._decompressor: Any = None
+        self._decompressor: Optional[Decompressor] = None
         self._program: Optional[subprocess.Popen[bytes]] = None
         self._is_decided = False
 
@@ -166,7 +251,7 @@ class DecompressingWriter:
         self._is_decided = True
         stored = detect_compression(start)
         if stored in DECOMPRESSORS:
-            self._decompressor = DECOMPRESSORS[stored]()
+            self._decompressor = Decompressor(stored, self._longest)
         elif stored in PROGRAMS and _is_installed(stored):
             import resource
             import subprocess
@@ -200,23 +285,8 @@ class DecompressingWriter:
         if self._decompressor is None:
             self._put(data)
             return
-        if self._decompressor.eof:
-            raise InvalidWal("there is more behind the end of the compressed file")
-        piece = self._decompress(data)
-        while piece:
+        for piece in self._decompressor.feed(data):
             self._put(piece)
-            # zlib hands back what it has not looked at yet, the others keep it.
-            is_whole = self._decompressor.eof
-            piece = b"" if is_whole else self._decompress(getattr(self._decompressor, "unconsumed_tail", b""))
-
-    def _decompress(self, data: bytes) -> bytes:
-        """Return CHUNK bytes at most: zeros, or an attack, expand a thousand times."""
-        try:
-            return bytes(self._decompressor.decompress(data, CHUNK))
-        except Exception as error:  # zlib.error, OSError and LZMAError have no common parent of their own
-            if "Memory usage limit" in str(error):  # liblzma's
-                raise UnsupportedCompression(f"xz needs more than {XZ_MEMORY >> 20} MiB to decompress it") from error
-            raise InvalidWal(f"its compression is damaged: {error}") from error
 
     def _put(self, data: bytes) -> None:
         if len(self.header) < segment.LONG_HEADER.size:
@@ -237,8 +307,8 @@ class DecompressingWriter:
                 raise InvalidWal("its compression is damaged, or ends too early")
             self.length = os.fstat(self._file.fileno()).st_size
             self.header = os.pread(self._file.fileno(), segment.LONG_HEADER.size, 0)
-        if self._decompressor is not None and (not self._decompressor.eof or self._decompressor.unused_data):
-            raise InvalidWal("its compressed form ends too early, or is followed by something else")
+        if self._decompressor is not None:
+            self._decompressor.finish()
         self._file.flush()
 
     def close(self) -> Optional[int]:

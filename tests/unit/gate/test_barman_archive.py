@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from walbasin.gate import barman_archive
-from walbasin.gate.barman_archive import ArchiveMissing, Folders, UnknownFolders
+from walbasin.gate import barman_archive, barman_config
+from walbasin.gate.barman_archive import ArchiveMissing, Folders
+from walbasin.gate.barman_config import UnknownFolders
 
 SEGMENT = "0000000100000002000000FE"
 
@@ -24,7 +25,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def folders(home: Path, server: str = "angus") -> Folders:
-    return barman_archive.find_folders(barman_archive.read_config(str(home / "barman.conf")), server)
+    return barman_archive.find_folders(barman_config.read_config(str(home / "barman.conf"), server), server)
 
 
 def test_default_folders(home: Path) -> None:
@@ -78,7 +79,7 @@ def test_passive_node(home: Path, server: str, model: str, active: str, expected
     (home / "barman.d" / "angus.conf").write_text(f"[angus]\n{server}\n[angus:copy]\nmodel = true\n{model}\n")
     if active:
         (home / "angus" / ".active-model.auto").write_text(active)
-    assert barman_archive.is_passive(barman_archive.read_config(str(home / "barman.conf")), "angus") is expected
+    assert barman_archive.is_passive(str(home / "barman.conf"), "angus") is expected
 
 
 def test_list_names(home: Path) -> None:
@@ -102,7 +103,7 @@ def test_unreadable_configuration(home: Path, text: str) -> None:
 
 def test_missing_configuration(home: Path) -> None:
     with pytest.raises(UnknownFolders, match=r"no configuration in .*missing\.conf"):
-        barman_archive.read_config(str(home / "missing.conf"))
+        barman_config.read_config(str(home / "missing.conf"))
 
 
 def test_candidate_paths() -> None:
@@ -128,7 +129,7 @@ def test_archive_gone(home: Path) -> None:
 
 
 def test_log_format(home: Path) -> None:
-    logger = barman_archive.open_log(barman_archive.read_config(str(home / "barman.conf")))
+    logger = barman_archive.open_log(barman_config.read_config(str(home / "barman.conf")))
     logger.info("Sending WAL '%s'", SEGMENT)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -186,6 +186,38 @@ def test_replay_jumped_ahead(bench: Bench) -> None:
     assert bench.spool.names() == [name(5)], "what lies behind replay is evicted"
 
 
+def test_still_wanted(bench: Bench) -> None:
+    assert bench.prefetcher.still_wanted() == []
+    bench.fill()
+    assert bench.prefetcher.still_wanted() == bench.spool.names()
+    bench.take(name(1))
+    assert bench.prefetcher.still_wanted() == [name(number) for number in range(2, JOBS + 2)]
+
+
+def test_not_wanted_any_more(bench: Bench) -> None:
+    """Let go what lies behind the last request, though that was not in the archive."""
+    bench.fill()
+    bench.request(name(JOBS))
+    assert bench.prefetcher.still_wanted() == [name(JOBS), name(JOBS + 1)]
+    bench.request(name(100))
+    bench.source.complete(name(100), NotInArchive())
+    assert bench.prefetcher.still_wanted() == []
+
+
+def test_kept_by_a_former_process(bench: Bench) -> None:
+    """Use what was kept, and let go what is not wanted after all."""
+    for number in (2, 3, 50):
+        bench.spool.create(name(number)).close()
+        bench.spool.commit(name(number))
+    bench.prefetcher.request(name(2), lambda result: bench.results.update({name(2): result}))
+    assert bench.results == {name(2): FetchResult(policy.DELIVERED)}
+    bench.take(name(2))
+    assert name(2) not in bench.source.requested
+    assert name(3) not in bench.source.requested
+    assert bench.spool.names()[:1] == [name(3)]
+    assert name(50) not in bench.spool.names()
+
+
 def test_end_of_archive(bench: Bench) -> None:
     bench.request(name(1))
     bench.source.bring(name(1))

@@ -4,10 +4,12 @@ import io
 import itertools
 import lzma
 import os
+import re
 import select
 import shutil
 import subprocess
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
@@ -135,6 +137,150 @@ def test_bytes_behind_compressed_file(form: str, is_apart: bool) -> None:
     stored = COMPRESS[form](WAL)
     with pytest.raises(segment.InvalidWal):
         decompress(*((stored, b"more") if is_apart else (stored + b"more",)))
+
+
+def in_streams(form: str, size: int) -> bytes:
+    """Return the segment stored in several streams, as pbzip2 and bgzip write them."""
+    return b"".join(store(form, WAL[start : start + size]) for start in range(0, len(WAL), size))
+
+
+def decompress_on_disk(folder: Path, *chunks: bytes, longest: int = LARGEST) -> bytes:
+    """Write a whole file in chunks, as zstd and lz4 need it, and return its content."""
+    with (folder / "file").open("w+b") as file:
+        writer = DecompressingWriter(file, longest)
+        try:
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.finish()
+        finally:
+            writer.close()
+        assert writer.length == (folder / "file").stat().st_size
+        return (folder / "file").read_bytes()
+
+
+HALVES = (WAL[: len(WAL) // 2], WAL[len(WAL) // 2 :])
+INSTALLED = [form for form in FORMS if form in COMPRESS or shutil.which(form)]
+REFUSED = re.compile("followed by something else|damaged")
+PADDED = [("gzip", 1), ("gzip", 511), ("bzip2", 1), ("bzip2", 100_000), ("xz", 4), ("xz", 65536)]
+
+
+@pytest.mark.parametrize("form", INSTALLED)
+@pytest.mark.parametrize("chunk", [1000, 1 << 30])
+def test_several_streams(tmp_path: Path, form: str, chunk: int) -> None:
+    first, second = (store(form, half) for half in HALVES)
+    empty = store(form, b"")
+    for stored in (first + second, empty + first + empty + empty + second + empty, in_streams(form, MIB)):
+        chunks = [stored[start : start + chunk] for start in range(0, len(stored), chunk)]
+        assert decompress_on_disk(tmp_path, *chunks) == WAL
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+@given(cuts=st.lists(st.integers(0, 500), max_size=8).map(sorted))
+def test_arbitrary_chunks_of_streams(form: str, cuts: list[int]) -> None:
+    """Cut within the beginning of a stream, too."""
+    stored = COMPRESS[form](WAL[:100]) + COMPRESS[form](b"") + COMPRESS[form](WAL[100:200])
+    stored += bytes(compression.PADDING[form] * 3)
+    chunks = [stored[start:end] for start, end in itertools.pairwise([0, *cuts, None])]
+    assert decompress(*filter(None, chunks))[1] == WAL[:200]
+
+
+@pytest.mark.parametrize(("form", "zeros"), PADDED)
+def test_padding(form: str, zeros: int) -> None:
+    """Accept zeros behind the last stream where the tool does."""
+    stored = in_streams(form, len(WAL) // 2) + bytes(zeros)
+    assert decompress(stored)[1] == WAL
+    tool = subprocess.run([form, "-dcq"], input=stored, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    assert tool.stdout == WAL
+    for more in (b"x", b"\0x", bytes(zeros) + b"x"):
+        with pytest.raises(segment.InvalidWal, match=f"its {form} form is followed by something else"):
+            decompress(stored + more)
+
+
+def test_padding_between_streams() -> None:
+    """Accept it in xz, which has it, and nowhere else."""
+    first, second = map(lzma.compress, HALVES)
+    assert decompress(first + bytes(8) + second + bytes(4))[1] == WAL
+    for padding in (1, 2, 3, 5):
+        with pytest.raises(segment.InvalidWal, match="something else"):
+            decompress(first + bytes(padding) + second)
+        with pytest.raises(segment.InvalidWal, match="something else"):
+            decompress(first + second + bytes(padding))
+    for form in ("gzip", "bzip2"):
+        with pytest.raises(segment.InvalidWal, match=f"its {form} form is followed by something else"):
+            decompress(COMPRESS[form](HALVES[0]) + bytes(8) + COMPRESS[form](HALVES[1]))
+
+
+@pytest.mark.parametrize("form", INSTALLED)
+@pytest.mark.parametrize("kept", [1, 2, 5, 10, 17, 0.3, 0.9])
+def test_truncated_second_stream(tmp_path: Path, form: str, kept: float) -> None:
+    first, second = (store(form, half) for half in HALVES)
+    end = int(kept * len(second)) if isinstance(kept, float) else kept
+    with pytest.raises(segment.InvalidWal, match="too early"):
+        decompress_on_disk(tmp_path, first, second[:end])
+
+
+@pytest.mark.parametrize("form", INSTALLED)
+@pytest.mark.parametrize("garbage", [b"more", b"\1", WAL[:8192], bytes(3) + b"x"])
+def test_garbage_behind_first_stream(tmp_path: Path, form: str, garbage: bytes) -> None:
+    for behind in (garbage, garbage + store(form, HALVES[1])):
+        with pytest.raises(segment.InvalidWal, match=REFUSED):
+            decompress_on_disk(tmp_path, store(form, HALVES[0]) + behind)
+
+
+@pytest.mark.parametrize("form", sorted({*INSTALLED} - {"zstd"}))  # zstd reads the others as well
+def test_other_compression_behind_first_stream(tmp_path: Path, form: str) -> None:
+    other = "bzip2" if form == "gzip" else "gzip"
+    with pytest.raises(segment.InvalidWal, match=REFUSED):
+        decompress_on_disk(tmp_path, store(form, HALVES[0]) + store(other, HALVES[1]))
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+def test_damaged_second_stream(form: str) -> None:
+    first, second = (COMPRESS[form](half) for half in HALVES)
+    middle = len(second) // 2
+    damaged = second[:middle] + bytes(byte ^ 0xFF for byte in second[middle : middle + 16]) + second[middle + 16 :]
+    with pytest.raises(segment.InvalidWal, match="damaged"):
+        decompress(first + damaged)
+
+
+@pytest.mark.parametrize("form", INSTALLED)
+def test_too_long_in_streams(tmp_path: Path, form: str) -> None:
+    """Keep the limit for all streams together."""
+    halves = store(form, bytes(MIB // 2)) * 2
+    assert len(decompress_on_disk(tmp_path, halves, longest=MIB)) == MIB
+    with pytest.raises(segment.InvalidWal):
+        decompress_on_disk(tmp_path, halves + store(form, bytes(MIB // 8)), longest=MIB)
+    assert (tmp_path / "file").stat().st_size <= MIB
+
+
+@pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
+def test_too_many_streams(form: str) -> None:
+    """Refuse what consists of empty streams, in a time that their bytes explain."""
+    stored = COMPRESS[form](b"") * 50_000
+    began = time.process_time()
+    with pytest.raises(segment.InvalidWal, match="too many streams"):
+        decompress(stored[: compression.longest_compressed(16 * MIB)], longest=16 * MIB)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(("form", "size"), [("gzip", 64 << 10), ("bzip2", 900_000), ("xz", MIB)])
+def test_speed_of_several_streams(form: str, size: int) -> None:
+    """Take as long as for one stream: bgzip's blocks, and those of pbzip2."""
+
+    def seconds(stored: bytes) -> float:
+        began = time.process_time()
+        decompress(stored)
+        return time.process_time() - began
+
+    one, several = COMPRESS[form](WAL), in_streams(form, size)
+    rounds = [(seconds(one), seconds(several)) for _ in range(3)]
+    assert min(later for _, later in rounds) < 1.5 * min(first for first, _ in rounds) + 0.05
+
+
+@pytest.mark.skipif(shutil.which("pzstd") is None, reason="pzstd is not installed")
+def test_pzstd(tmp_path: Path) -> None:
+    stored = subprocess.run(["pzstd", "-q", "-c", "-p", "4"], input=WAL, stdout=subprocess.PIPE, check=True).stdout
+    assert decompress_on_disk(tmp_path, stored) == WAL
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
@@ -272,7 +418,7 @@ def test_too_long_incoming_file(tmp_path: Path, start: bytes, most: int, way: st
     assert kept.stat().st_size <= most + 1
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form in COMPRESS or shutil.which(form)])
+@pytest.mark.parametrize("form", INSTALLED)
 def test_no_space(form: str, tmp_path: Path) -> None:
     """Look for space while the file grows, and write no more where there is none."""
     room = MIB // 2
