@@ -436,6 +436,7 @@ def ask_fleet(machine: Machine, task: str, dark_port: int | None) -> tuple[float
         return seconds, usage, output.read()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("task", ["status", "watch"])
 def test_large_fleet(fleet: Machine, task: str) -> None:
     """Wait for the standbys that do not answer once, and for all of them together."""

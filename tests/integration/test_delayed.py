@@ -81,6 +81,7 @@ def paced(
     base.end()
 
 
+@pytest.mark.matrix
 def test_delayed_standby(
     paced: tuple[Server, float], impatient: Path, barman: BarmanHost, workdir: Path, name: str
 ) -> None:
