@@ -122,6 +122,7 @@ class Spool:
                 of_cluster = _open_folder(cluster_folder, self._root)
                 try:
                     self._folder = _open_folder(boot, of_cluster)
+                    self._remove_foreign_files()
                     # Remove what a former boot left: in a power loss a rename can
                     # outlive the data behind it.
                     for former in set(os.listdir(of_cluster)) - {boot}:
@@ -136,6 +137,13 @@ class Spool:
                 raise SpoolRefused(f"spool {root} is missing: the first call of restore_command makes it") from error
             where = "" if error.filename in (None, root) else f"{error.filename}: "
             raise SpoolRefused(f"spool {root}: {where}{error.strerror}") from error
+
+    def _remove_foreign_files(self) -> None:
+        """Remove what others have put in while it was open to them, and nobody looked."""
+        for name in os.listdir(self._folder):
+            with contextlib.suppress(FileNotFoundError):  # taken in this moment
+                if os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_uid != os.geteuid():
+                    self.remove([name])
 
     def descriptors(self) -> List[int]:
         """Return what it has open."""

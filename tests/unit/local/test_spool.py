@@ -297,6 +297,17 @@ def test_opened_to_others(standby: Standby, depth: int, mode: int) -> None:
     assert ours.is_private() == (depth > 0), "the folder above is the operator's"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_file_of_somebody_else(standby: Standby) -> None:
+    """Trust no file that was put in while the spool was open."""
+    standby.open()
+    (folder,) = (path for path in standby.root.rglob("*") if path.is_dir() and not any(path.iterdir()))
+    for name, owner in ((NAME, os.geteuid()), (NEXT, 65534)):
+        (folder / name).touch()
+        os.chown(folder / name, owner, -1)
+    assert standby.open().names() == [NAME]
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_refused_folder_unregistered(standby: Standby, depth: int) -> None:
     """Send the shell to Python where Python refuses the spool."""
