@@ -139,7 +139,7 @@ class Spool:
             raise SpoolRefused(f"spool {root}: {where}{error.strerror}") from error
 
     def _remove_foreign_files(self) -> None:
-        """Remove what others have put in while it was open to them, and nobody looked."""
+        """Remove what others have put in while it was open and nobody looked."""
         for name in os.listdir(self._folder):
             with contextlib.suppress(FileNotFoundError):  # taken in this moment
                 if os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_uid != os.geteuid():
