@@ -339,7 +339,7 @@ def test_rotation(hosts: Hosts) -> None:
     assert hosts.lines() == [lines[1].removesuffix("+next")]
 
 
-def froms(hosts: Hosts) -> list[list[str]]:
+def addresses_of(hosts: Hosts) -> list[list[str]]:
     """Return the addresses in the lines on each Barman host."""
     return [[line.split(",")[1] for line in hosts.lines(number)] for number in range(len(hosts.barmans))]
 
@@ -354,7 +354,7 @@ def test_lines_on_two_hosts(pair: Hosts) -> None:
     assert {path: pair.state()[path] for path in before} == before
     output = pair.run()
     assert succeeded(output) > 0
-    assert froms(pair) == [['from="127.0.0.1"']] * 2
+    assert addresses_of(pair) == [['from="127.0.0.1"']] * 2
     for number, barman in enumerate(pair.barmans):
         assert f"--config {barman.folder}/barman.conf --key" in pair.lines(number)[0]
     assert pair.lines(0)[0].split()[-3:] == pair.lines(1)[0].split()[-3:]
@@ -374,7 +374,7 @@ def test_refusal_by_the_second_host(pair: Hosts) -> None:
     assert "failed=1" in output, output
     assert "Host key verification failed" in output
     assert pair.state() == before
-    assert froms(pair) == [['from="127.0.0.1"']] * 2
+    assert addresses_of(pair) == [['from="127.0.0.1"']] * 2
 
 
 def test_own_and_foreign_host(pair: Hosts) -> None:
@@ -382,7 +382,7 @@ def test_own_and_foreign_host(pair: Hosts) -> None:
     said = {"barman2": {"standby_barman_managed": False}}
     output = pair.run(said=said)
     assert succeeded(output) > 0
-    assert froms(pair) == [['from="127.0.0.1"'], []]
+    assert addresses_of(pair) == [['from="127.0.0.1"'], []]
     assert "Ask those who manage barman2 to install barman-wal-gate there" in output
     comment, line = (pair.folder / "etc/angus/authorized_keys_lines").read_text().splitlines()
     assert comment == "# For barman2"
