@@ -66,11 +66,6 @@ def test_restore_command_of_several_hosts(own: Dict[str, str], words: str) -> No
     assert line == COMMAND.replace("-p 8 -s 10 barman angus", f"{words} barman,barman2 angus")
 
 
-def test_test_command_for_one_of_several_hosts() -> None:
-    known = {**cluster(), **TWO, "__standby_option": "-t", "__standby_asked_hosts": ["barman2"]}
-    assert " barman2 angus test pg_wal/test" in value_of("__standby_test_command", **known)
-
-
 CONNINFO = {"standby_primary_conninfo": r"host=angus password='it\'s'", "standby_primary_slot_name": "chris"}
 SHARED = [f"restore_command = '{COMMAND}'"]
 SHARED_11 = [f"restore_command = '{GUARDED_11}'", "recovery_target_timeline = 'latest'"]
