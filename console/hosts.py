@@ -73,7 +73,10 @@ class Host:
 
 
 class Standby(NamedTuple):
-    """What the role has recorded on a standby, in standby.json."""
+    """What the role has recorded on a standby, in standby.json.
+
+    barman_host: the Barman hosts, the preferred one first, with commas between.
+    """
 
     barman_host: str
     barman_server: str
@@ -81,6 +84,11 @@ class Standby(NamedTuple):
     postgres_user: str
     spool_dir: str
     restore_command: str
+
+    @property
+    def barman_hosts(self) -> list[str]:
+        """Return the names of the Barman hosts, the preferred one first."""
+        return self.barman_host.split(",")
 
     def option(self, name: str) -> str:
         """Return an option's value in restore_command, or an empty string."""
@@ -168,13 +176,6 @@ class Fleet:
         if len(found) != 1:
             raise ConsoleError(f"name one of {', '.join(cluster.name for cluster in found)} with --standby")
         return found[0]
-
-    def barman(self, cluster: Cluster) -> Host:
-        """Return the Barman host of a cluster.
-
-        Raises ConsoleError.
-        """
-        return self.host(cluster.standby.barman_host)
 
 
 def read_clusters(host: Host, records: str, barman_server: str) -> list[Cluster]:

@@ -48,7 +48,8 @@ def excerpts(fleet: Fleet, count: int) -> Iterator[tuple[str, list[str]]]:
             yield _read_server(cluster, count)
             unit = f"walbasin-test-{cluster.standby.barman_server}"
             yield f"{cluster.name}: the hourly test", _read_journal(host, count, "-u", unit)
-            yield f"{cluster.standby.barman_host}: the gate", _read_gate(fleet, cluster, count)
+            for name in cluster.standby.barman_hosts:
+                yield f"{name}: the gate", _read_gate(fleet, name, count)
 
 
 def _read_server(cluster: Cluster, count: int) -> tuple[str, list[str]]:
@@ -76,12 +77,12 @@ def _read_journal(host: Host, count: int, *matches: str) -> list[str]:
         return [str(error)]
 
 
-def _read_gate(fleet: Fleet, cluster: Cluster, count: int) -> list[str]:
-    """Return the gate's last lines, or the error.
+def _read_gate(fleet: Fleet, name: str, count: int) -> list[str]:
+    """Return the last lines of the gate on a Barman host, or the error.
 
     The Barman host may be another team's, so that an error is no reason to stop.
     """
     try:
-        return _read_journal(fleet.barman(cluster), count, "-t", "barman-wal-gate")
+        return _read_journal(fleet.host(name), count, "-t", "barman-wal-gate")
     except ConsoleError as error:
         return [str(error)]

@@ -1,5 +1,6 @@
 """Find out the status of each standby: two snapshots, a moment apart, make one row."""
 
+import contextlib
 import shlex
 import threading
 import time
@@ -215,13 +216,29 @@ def archive_end(start: int, timeline: int, size: int, peek: Callable[[str], list
 def _peek(cluster: Cluster, segment: str) -> list[str]:
     """Return the segments that Barman has, from this one on.
 
+    The first Barman host that answers is believed. Raises the ConsoleError of the
+    preferred one.
+    """
+    first, *others = cluster.standby.barman_hosts
+    try:
+        return _peek_at(cluster, first, segment)
+    except ConsoleError:
+        for name in others:
+            with contextlib.suppress(ConsoleError):
+                return _peek_at(cluster, name, segment)
+        raise
+
+
+def _peek_at(cluster: Cluster, barman_host: str, segment: str) -> list[str]:
+    """Return the segments that one Barman host has, from this one on.
+
     Raises ConsoleError.
     """
     standby = cluster.standby
     config = standby.option("-c")
     get_wal = ["barman", *(["--config", config] if config else []), "get-wal", "--peek", str(MOST_PEEKED)]
     remote_command = shlex.join([*get_wal, standby.barman_server, segment])
-    ssh = ("ssh", "-F", standby.option("--ssh-config"), "-T", standby.barman_host, remote_command)
+    ssh = ("ssh", "-F", standby.option("--ssh-config"), "-T", barman_host, remote_command)
     output = cluster.host.run(*ssh, user=standby.postgres_user, most=MOST_LISTED)
     # Pick out the segments: a login message may come before them.
     return [word for word in output.split() if SEGMENT.fullmatch(word)]

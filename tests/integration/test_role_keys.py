@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,17 +31,19 @@ exec /usr/bin/ssh-keygen "$@"
 """
 
 
-class Hosts:
-    """Run the role's exchange of keys on one machine, which is both hosts."""
+NAMES = ["barman", "barman2"]
 
-    def __init__(self, folder: Path, barman: BarmanHost) -> None:
-        self.folder, self.barman = folder, barman
+
+class Hosts:
+    """Run the role's exchange of keys on one machine, which is all hosts."""
+
+    def __init__(self, folder: Path, *barmans: BarmanHost) -> None:
+        self.folder, self.barman, self.barmans = folder, barmans[0], barmans
         for name in ("home", "etc", "tools"):
             give_folder(folder / name) if name == "home" else (folder / name).mkdir()
-        self.authorized_keys = barman.authorized_keys
-        others = self.authorized_keys.read_text()
-        self.others = others.splitlines()
-        self.host_key = " ".join((barman.folder / "host_key.pub").read_text().split()[:2])
+        self.authorized_keys = self.barman.authorized_keys
+        self.all_others = [barman.authorized_keys.read_text().splitlines() for barman in barmans]
+        self.others = self.all_others[0]
 
     def variables(self, **changed: Any) -> dict[str, Any]:
         account = pwd.getpwnam(POSTGRES)
@@ -49,40 +52,62 @@ class Hosts:
             "ansible_connection": "local",
             "ansible_python_interpreter": PYTHON,
             "ansible_become_method": "su",
-            "standby_barman_host": "barman",
+            "standby_barman_hosts": NAMES[: len(self.barmans)],
             "standby_barman_server": self.barman.servers[0],
             "standby_barman_user": ME,
             "standby_barman_address": "127.0.0.1",
-            "standby_barman_port": self.barman.port,
-            "standby_barman_config": str(self.barman.folder / "barman.conf"),
             "standby_postgres_user": POSTGRES,
             "__standby_home": {"ansible_facts": {"getent_passwd": {POSTGRES: home}}},
-            "__standby_barman_home": self.account("/bin/sh"),
-            "__standby_barman_python": {"rc": 0, "stdout": PYTHON},
             "__standby_present_key": {"rc": 1},
-            "__standby_address": {"rc": 0, "stdout": "10.9.9.9", "stderr": ""},
-            "__standby_etc": str(self.folder / "etc/angus"),
-            "__standby_lib": str(self.barman.folder / "lib"),
-            "__standby_gate": str(self.barman.folder / "lib/barman-wal-gate"),
-            "__standby_authorized_keys": str(self.authorized_keys),
-            "__standby_host_keys": [self.host_key],
+            "__standby_barmans": {name: self.found(name) for name in NAMES[: len(self.barmans)]},
+            "__standby_etc": str(self.folder / "etc/angus{{ __standby_generation }}"),
+            "__standby_lib": "{{ hostvars[__standby_barman].folder }}/lib",
+            "__standby_gate": "{{ hostvars[__standby_barman].folder }}/lib/barman-wal-gate",
+            "__standby_authorized_keys": "{{ hostvars[__standby_barman].authorized_keys }}",
         }
         return {**known, **changed}
 
-    def account(self, shell: str) -> dict[str, Any]:
-        """Return the account of Barman's user, as the module getent does."""
-        return {"ansible_facts": {"getent_passwd": {ME: ["x", "0", "0", "", str(self.folder / "barman"), shell]}}}
+    def found(self, name: str, **changed: Any) -> dict[str, Any]:
+        """Return what preflight has found out about a Barman host."""
+        barman = self.barmans[NAMES.index(name)]
+        found = {
+            "python": PYTHON,
+            "home": str(self.folder / name),
+            "address": "127.0.0.1",
+            "port": str(barman.port),
+            "user": ME,
+            "own_address": "10.9.9.9",
+            "host_keys": [host_key(barman)],
+            "refused_key_types": [],
+        }
+        return {**found, **changed}
 
-    def run(self, *options: str, tasks: str = "exchange_keys", **changed: Any) -> str:
+    def inventory(self, **said: dict[str, Any]) -> dict[str, Any]:
+        """Return the inventory. said: what is said on a Barman host, by its name."""
+        barmans = {
+            name: {
+                "folder": str(barman.folder),
+                "authorized_keys": str(barman.authorized_keys),
+                "standby_barman_port": barman.port,
+                "standby_barman_config": str(barman.folder / "barman.conf"),
+                **said.get(name, {}),
+            }
+            for name, barman in zip(NAMES, self.barmans)
+        }
+        return {"all": {"hosts": {"chris": {}, **barmans}}}
+
+    def run(self, *options: str, tasks: str = "exchange_keys", said: Any = None, **changed: Any) -> str:
         """Return what ansible-playbook prints."""
-        (self.folder / "barman").mkdir(exist_ok=True)
+        for name in NAMES[: len(self.barmans)]:
+            (self.folder / name).mkdir(exist_ok=True)
         role = {"name": "walbasin.barman.standby", "tasks_from": tasks}
         play = [{"hosts": "chris", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}]
         (self.folder / "site.yml").write_text(json.dumps(play))
         (self.folder / "variables.json").write_text(json.dumps(self.variables(**changed)))
+        (self.folder / "hosts.json").write_text(json.dumps(self.inventory(**(said or {}))))
         words: list[str | Path] = [
             "-i",
-            "chris,barman",
+            self.folder / "hosts.json",
             "-e",
             f"@{self.folder}/variables.json",
             *options,
@@ -113,17 +138,22 @@ class Hosts:
             path.write_text(text)
             path.chmod(0o755)
 
-    def lines(self) -> list[str]:
-        """Return the lines that the role has added to authorized_keys."""
-        return [line for line in self.authorized_keys.read_text().splitlines() if line not in self.others]
+    def lines(self, number: int = 0) -> list[str]:
+        """Return the lines that the role has added to the authorized_keys of a host."""
+        lines = self.barmans[number].authorized_keys.read_text().splitlines()
+        return [line for line in lines if line not in self.all_others[number]]
 
     def state(self) -> dict[str, str]:
         """Return all that a refused run has to leave as it was."""
-        files = [self.authorized_keys, *sorted((self.folder / "etc").rglob("*"))]
+        files = [*(barman.authorized_keys for barman in self.barmans), *sorted((self.folder / "etc").rglob("*"))]
         return {str(file): file.read_text() for file in files if file.is_file()}
 
     def key_type(self) -> str:
         return (self.folder / f"home/.ssh/walbasin_{self.barman.servers[0]}.pub").read_text().split()[0]
+
+
+def host_key(barman: BarmanHost) -> str:
+    return " ".join((barman.folder / "host_key.pub").read_text().split()[:2])
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +166,21 @@ def hosts(folder: Path) -> Iterator[Hosts]:
     exchange.tool("ssh-keygen", KEYGEN)
     yield exchange
     barman.end()
+
+
+@pytest.fixture
+def pair(folder: Path) -> Iterator[Hosts]:
+    """Have two Barman hosts, on which the standby has no line yet."""
+    barmans = [BarmanHost(folder / f"pair-{name}") for name in NAMES]
+    for barman in barmans:
+        barman.add_server("pair")
+        barman.start()
+    (folder / "pair").mkdir(mode=0o755)
+    yield Hosts(folder / "pair", *barmans)
+    for barman in barmans:
+        barman.end()
+    for path in folder.glob("pair*"):
+        shutil.rmtree(path)
 
 
 def succeeded(output: str) -> int:
@@ -176,7 +221,8 @@ def test_host_key_of_another_host(hosts: Hosts, managed: bool) -> None:
     hosts.deploy()
     before = hosts.state()
     other = " ".join((hosts.barman.folder / "other_host_key.pub").read_text().split()[:2])
-    output = hosts.run(__standby_host_keys=[other], standby_barman_managed=managed)
+    found = {"barman": hosts.found("barman", host_keys=[other])}
+    output = hosts.run(__standby_barmans=found, standby_barman_managed=managed)
     assert "failed=1" in output, output
     assert "Host key verification failed" in output
     assert hosts.state() == before
@@ -213,14 +259,15 @@ def test_lines_changed_by_hand(hosts: Hosts, by_hand: str) -> None:
 
 
 def test_line_for_those_who_manage_barman(hosts: Hosts) -> None:
-    line = hosts.folder / "etc/angus/authorized_keys_line"
+    line = hosts.folder / "etc/angus/authorized_keys_lines"
     for hostile in ('*",pty,permitopen="127.0.0.1:5432', '10.0.0.9"\nssh-ed25519 AAAA attacker\n#', "10.0.0.9\n"):
-        output = hosts.run(standby_barman_managed=False, __standby_address={"stdout": hostile})
+        found = {"barman": hosts.found("barman", own_address=hostile)}
+        output = hosts.run(standby_barman_managed=False, __standby_barmans=found)
         assert "failed=1" in output, output
         assert "from= in authorized_keys cannot hold" in output
         assert not line.exists()
     assert succeeded(hosts.run(standby_barman_managed=False)) == 1
-    assert line.read_text().startswith('restrict,from="10.9.9.9",command="')
+    assert line.read_text().startswith('# For barman\nrestrict,from="10.9.9.9",command="')
 
 
 def test_two_runs_at_once(hosts: Hosts) -> None:
@@ -231,7 +278,7 @@ def test_two_runs_at_once(hosts: Hosts) -> None:
     command: list[str | Path] = [
         VENV / "ansible-playbook",
         "-i",
-        "chris,barman",
+        hosts.folder / "hosts.json",
         "-e",
         f"@{hosts.folder}/variables.json",
         hosts.folder / "site.yml",
@@ -257,8 +304,14 @@ def test_two_runs_at_once(hosts: Hosts) -> None:
     ],
 )
 def test_shell_of_barmans_user(hosts: Hosts, shell: str, words: str) -> None:
+    account = {"ansible_facts": {"getent_passwd": {ME: ["x", "0", "0", "", str(hosts.folder / "barman"), shell]}}}
     output = hosts.run(
-        tasks="preflight_barman", __standby_barman_home=hosts.account(shell), __standby_python={"stdout": PYTHON}
+        tasks="preflight_barman",
+        __standby_barman="barman",
+        __standby_barman_account=account,
+        __standby_found_python={"rc": 0, "stdout": PYTHON},
+        __standby_python={"rc": 0, "stdout": PYTHON},
+        __standby_host_keys=[host_key(hosts.barman)],
     )
     if words:
         assert "failed=1" in output, output
@@ -284,3 +337,76 @@ def test_rotation(hosts: Hosts) -> None:
     assert hosts.key_type() == former.split()[-3]
     assert succeeded(hosts.run()) > 0
     assert hosts.lines() == [lines[1].removesuffix("+next")]
+
+
+def addresses_of(hosts: Hosts) -> list[list[str]]:
+    """Return the addresses in the lines on each Barman host."""
+    return [[line.split(",")[1] for line in hosts.lines(number)] for number in range(len(hosts.barmans))]
+
+
+def test_lines_on_two_hosts(pair: Hosts) -> None:
+    """One key serves for both; a host that refuses it leaves the other as it was."""
+    before = pair.state()
+    out = {"barman2": pair.found("barman2", port="1")}
+    output = pair.run(__standby_barmans={"barman": pair.found("barman"), **out})
+    assert "failed=1" in output, output
+    assert f"cannot log in to the gate as {ME} on barman2 with its key" in output
+    assert {path: pair.state()[path] for path in before} == before
+    output = pair.run()
+    assert succeeded(output) > 0
+    assert addresses_of(pair) == [['from="127.0.0.1"']] * 2
+    for number, barman in enumerate(pair.barmans):
+        assert f"--config {barman.folder}/barman.conf --key" in pair.lines(number)[0]
+    assert pair.lines(0)[0].split()[-3:] == pair.lines(1)[0].split()[-3:]
+    assert succeeded(pair.run()) == 0
+    assert succeeded(pair.run("--check")) == 0
+    pinned = (pair.folder / "etc/angus/known_hosts").read_text()
+    assert [f"[127.0.0.1]:{barman.port} {host_key(barman)}" in pinned for barman in pair.barmans] == [True] * 2
+
+
+def test_refusal_by_the_second_host(pair: Hosts) -> None:
+    """Addresses that one of two hosts takes are written on neither."""
+    succeeded(pair.run())
+    before = pair.state()
+    other = " ".join((pair.barmans[1].folder / "other_host_key.pub").read_text().split()[:2])
+    found = {"barman": pair.found("barman"), "barman2": pair.found("barman2", host_keys=[other])}
+    output = pair.run(standby_key_from=["127.0.0.0/8"], __standby_barmans=found)
+    assert "failed=1" in output, output
+    assert "Host key verification failed" in output
+    assert pair.state() == before
+    assert addresses_of(pair) == [['from="127.0.0.1"']] * 2
+
+
+def test_own_and_foreign_host(pair: Hosts) -> None:
+    """The line is written out for those who manage the second host."""
+    said = {"barman2": {"standby_barman_managed": False}}
+    output = pair.run(said=said)
+    assert succeeded(output) > 0
+    assert addresses_of(pair) == [['from="127.0.0.1"'], []]
+    assert "Ask those who manage barman2 to install barman-wal-gate there" in output
+    comment, line = (pair.folder / "etc/angus/authorized_keys_lines").read_text().splitlines()
+    assert comment == "# For barman2"
+    assert line in output.replace('\\"', '"')
+    # They add it, with the address that they see.
+    with pair.barmans[1].authorized_keys.open("a") as file:
+        file.write(line.replace("10.9.9.9", "127.0.0.1") + "\n")
+    assert succeeded(pair.run(said=said)) == 0
+
+
+def test_rotation_on_two_hosts(pair: Hosts) -> None:
+    """Both hosts take both keys before the old one goes from either."""
+    succeeded(pair.run())
+    former = [pair.lines(number) for number in range(2)]
+    out = {"barman2": pair.found("barman2", port="1")}
+    output = pair.run(__standby_generation="+next", __standby_barmans={"barman": pair.found("barman"), **out})
+    assert "failed=1" in output, output
+    assert [pair.lines(number) for number in range(2)] == former
+    assert succeeded(pair.run(__standby_generation="+next")) > 0
+    lines = [pair.lines(number) for number in range(2)]
+    assert [each[0] for each in lines] == [each[0] for each in former]
+    assert [[line.endswith("+next") for line in each] for each in lines] == [[False, True]] * 2
+    key = pair.folder / f"home/.ssh/walbasin_{pair.barman.servers[0]}"
+    for suffix in ("", ".pub"):
+        key.with_name(f"{key.name}+next{suffix}").replace(key.with_name(key.name + suffix))
+    assert succeeded(pair.run()) > 0
+    assert [pair.lines(number) for number in range(2)] == [[each[1].removesuffix("+next")] for each in lines]

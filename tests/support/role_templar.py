@@ -29,7 +29,8 @@ def value_of(expression: str, **known: Any) -> Any:
         "role_path": str(ROLE),
         "inventory_hostname": "chris",
         "hostvars": {},
-        "standby_barman_host": "barman",
+        "standby_barman_hosts": "barman",
+        "__standby_barman": "barman",
         "standby_barman_server": "angus",
         **known,
     }

@@ -783,3 +783,31 @@ def test_number_not_understood(text: str) -> None:
 )
 def test_login_errors(stderr: str, error: str) -> None:
     assert str(login_error("chris", stderr)) == error
+
+
+@pytest.mark.parametrize(
+    ("dead", "asked", "names"),
+    [
+        ([], ["barman"], ["0" * 24]),
+        (["barman"], ["barman", "barman2"], ["0" * 24]),
+        (["barman", "barman2"], ["barman", "barman2"], "barman: no route"),
+    ],
+)
+def test_peek_at_several_barman_hosts(dead: list[str], asked: list[str], names: Any) -> None:
+    """Ask the preferred host, and another one only where it does not answer."""
+    seen: list[str] = []
+
+    def run(*words: str, **_: Any) -> str:
+        seen.append(words[-2])
+        if seen[-1] in dead:
+            raise ConsoleError(f"{seen[-1]}: no route")
+        return "0" * 24
+
+    host: Any = SimpleNamespace(name="chris", run=run)
+    cluster = Cluster("chris", host, CHRIS._replace(barman_host="barman,barman2"))
+    if isinstance(names, str):
+        with pytest.raises(ConsoleError, match=names):
+            status._peek(cluster, "0" * 24)
+    else:
+        assert status._peek(cluster, "0" * 24) == names
+    assert seen == asked

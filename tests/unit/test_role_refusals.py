@@ -21,6 +21,15 @@ from tests.support.role_templar import ROOT
 pytestmark = pytest.mark.timeout(900)
 
 USER = getpass.getuser()
+# Barman hosts, and what is said on them.
+BARMANS: Dict[str, Dict[str, Any]] = {
+    "barman": {},
+    "theirs": {"standby_barman_managed": False},
+    "misspelt-there": {"standby_barman_adress": "10.0.0.2"},
+    "port": {"standby_barman_port": "ssh"},
+    "user": {"standby_barman_user": "a b"},
+    "config": {"standby_barman_config": '/etc/b" ssh-ed25519'},
+}
 # In place of a file's text: a pipe without a writer, a link to what only root reads.
 PIPE, LINK = "|", "-> /etc/shadow"
 
@@ -57,7 +66,70 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
         "standby_barman_config: .* becomes part of a line in authorized_keys",
     ),
     "key-type": ({"standby_key_type": "dsa"}, "15", {}, "standby_key_type must be one of: auto, ed25519, ecdsa, rsa"),
-    "stranger": ({"standby_barman_host": "nobody"}, "15", {}, "nobody is not in the inventory"),
+    "hosts-former-name": (
+        {"standby_barman_host": "barman"},
+        "15",
+        {},
+        r"The role has no standby_barman_host \(did you mean standby_barman_hosts\?\)",
+    ),
+    "hosts-none": ({"standby_barman_hosts": []}, "15", {}, "standby_barman_hosts .* no Barman host is named"),
+    "hosts-blank": ({"standby_barman_hosts": ["barman", ""]}, "15", {}, "a name is empty"),
+    "hosts-comma": ({"standby_barman_hosts": "barman,barman2"}, "15", {}, "barman,barman2 has a comma. Write a list"),
+    "hosts-twice": (
+        {"standby_barman_hosts": ["barman", "barman2", "barman"]},
+        "15",
+        {},
+        r"standby_barman_hosts \(set for hosts-twice\): barman is named twice",
+    ),
+    "hosts-nine": (
+        {"standby_barman_hosts": [f"barman{number}" for number in range(9)]},
+        "15",
+        {},
+        "9 Barman hosts are named, and 8 is as many as there may be",
+    ),
+    "hosts-shell": (
+        {"standby_barman_hosts": ["barman", "$(id)"]},
+        "15",
+        {},
+        r"standby_barman_hosts: \$\(id\) \(set for hosts-shell.* may only have letters",
+    ),
+    "hosts-stranger": (
+        {"standby_barman_hosts": ["barman", "nobody"]},
+        "15",
+        {},
+        "nobody is not in the inventory.*set standby_barman_managed: false on nobody in the inventory",
+    ),
+    "hosts-first-use": (
+        {"standby_barman_hosts": ["barman", "theirs"]},
+        "15",
+        {},
+        "cannot read the host keys of theirs.*set standby_barman_host_key on theirs in the inventory",
+    ),
+    "hosts-misspelt": (
+        {"standby_barman_hosts": ["barman", "misspelt-there"]},
+        "15",
+        {},
+        r"no standby_barman_adress \(did you mean standby_barman_address\?\) \(set for misspelt-there\)",
+    ),
+    "hosts-port": (
+        {"standby_barman_hosts": ["barman", "port"]},
+        "15",
+        {},
+        "standby_barman_port: ssh .* on port in the inv",
+    ),
+    "hosts-user": (
+        {"standby_barman_hosts": ["barman", "user"]},
+        "15",
+        {},
+        r"standby_barman_user: a b \(set for hosts-user on user in the inventory\) may only have letters",
+    ),
+    "hosts-config": (
+        {"standby_barman_hosts": ["barman", "config"]},
+        "15",
+        {},
+        "standby_barman_config: /etc/b.* on config in the inventory.* becomes part of a line in authorized_keys",
+    ),
+    "stranger": ({"standby_barman_hosts": "nobody"}, "15", {}, "nobody is not in the inventory"),
     "first-use": ({"standby_barman_managed": False}, "15", {}, "set standby_barman_host_key"),
     "nowhere": ({}, "", {}, "nowhere has no PG_VERSION, so it is no data directory"),
     "several": ({"standby_data_directory": ""}, "15", {}, "several has several clusters: .*set standby_data_directory"),
@@ -176,10 +248,10 @@ def inventory(folder: Path) -> Dict[str, Any]:
     common = {
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
-        "standby_barman_host": "barman",
+        "standby_barman_hosts": "barman",
         "standby_postgres_user": USER,
     }
-    return {"standbys": {"hosts": standbys, "vars": common}, "barmans": {"hosts": {"barman": {}}}}
+    return {"standbys": {"hosts": standbys, "vars": common}, "barmans": {"hosts": BARMANS}}
 
 
 @pytest.fixture(scope="module")

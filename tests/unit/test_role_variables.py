@@ -42,7 +42,8 @@ def misspelt(unknown: List[str], known: List[str]) -> List[str]:
         ("standby_paralel", "standby_parallel"),
         ("standby_parralell", "standby_parallel"),
         ("standby_paralle", "standby_parallel"),
-        ("standby_barman_hots", "standby_barman_host"),
+        ("standby_barman_host", "standby_barman_hosts"),
+        ("standby_barman_hots", "standby_barman_hosts"),
         ("standby_barman_sever", "standby_barman_server"),
         ("standby_barmanport", "standby_barman_port"),
         ("standby_barman_adress", "standby_barman_address"),
@@ -88,6 +89,91 @@ def test_distance_between_own_variables() -> None:
 def test_barman_address(hostvars: Dict[str, Any], address: str) -> None:
     assert value_of("__standby_barman_address", hostvars=hostvars) == address
     assert value_of("__standby_barman_address", hostvars=hostvars, standby_barman_address="b.lan") == "b.lan"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("barman", ["barman"]),
+        (["barman"], ["barman"]),
+        (["barman2", "barman"], ["barman2", "barman"]),
+        ([], []),
+        ("", [""]),
+        (["barman", None], ["barman", ""]),
+        ("barman,barman2", ["barman,barman2"]),
+    ],
+)
+def test_barman_hosts(given: Any, names: List[str]) -> None:
+    assert value_of("__standby_barman_hosts", standby_barman_hosts=given) == names
+
+
+def mistake(names: Any) -> str:
+    """Return what preflight refuses of these Barman hosts."""
+    task = next(
+        each for each in load(ROLE / "tasks/preflight_variables.yml") if "a list of Barman hosts" in each["name"]
+    )
+    known = {name: text for name, text in task["vars"].items() if name != "__standby_mistake"}
+    expression = task["vars"]["__standby_mistake"].removeprefix("{{").removesuffix("}}")
+    return str(value_of(expression, **known, standby_barman_hosts=names))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("barman", ""),
+        ([f"barman{number}" for number in range(8)], ""),
+        ([], "no Barman host is named"),
+        ("", "a name is empty"),
+        (["barman", None], "a name is empty"),
+        (["barman", ""], "a name is empty"),
+        ("barman,barman2", "barman,barman2 has a comma. Write a list"),
+        (["barman", "a,b"], "a,b has a comma"),
+        (["barman", "barman2", "barman"], "barman is named twice"),
+        ([f"barman{number}" for number in range(9)], "9 Barman hosts are named, and 8 is as many"),
+    ],
+)
+def test_mistakes_in_barman_hosts(names: Any, words: str) -> None:
+    found = mistake(names)
+    assert found.startswith(words) and bool(found) is bool(words)
+
+
+OWN = {"address": "b2.lan", "port": 2222, "user": "backup", "config": "/etc/b2.conf", "host_key": "K", "managed": False}
+
+
+@pytest.mark.parametrize("name", list(OWN))
+def test_variables_of_a_barman_host(name: str) -> None:
+    """What is said on a Barman host counts before what is said on the standby."""
+    common = {"address": "b.lan", "port": 23, "user": "b", "config": "/b.conf", "host_key": "C", "managed": True}
+    known = {f"standby_barman_{each}": value for each, value in common.items()}
+    known |= {"hostvars": {"barman2": {f"standby_barman_{name}": OWN[name]}}}
+    kind = str if name == "port" else lambda value: value
+    assert value_of(f"__standby_barman_{name}", **known, __standby_barman="barman2") == kind(OWN[name])
+    assert value_of(f"__standby_barman_{name}", **known, __standby_barman="barman") == kind(common[name])
+    assert value_of(f"__standby_barman_{name}", **known, __standby_barman="stranger") == kind(common[name])
+
+
+@pytest.mark.parametrize("managed", [False, "false", "no"])
+def test_foreign_barman_hosts(managed: Any) -> None:
+    known = {
+        "standby_barman_hosts": ["b1", "b2", "b3"],
+        "hostvars": {"b1": {}, "b2": {"standby_barman_managed": managed}},
+    }
+    assert value_of("__standby_foreign_barman_hosts", **known) == ["b2"]
+    assert value_of("__standby_foreign_barman_hosts", **known, standby_barman_managed=False) == ["b1", "b2", "b3"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "former"),
+    [
+        ({"msg": "not there"}, []),
+        (slurped('{"barman_host": "barman"}'), []),
+        (slurped('{"barman_host": "barman,barman3,barman2"}'), ["barman3"]),
+        (slurped("{}"), []),
+    ],
+)
+def test_former_barman_hosts(recorded: Dict[str, Any], former: List[str]) -> None:
+    known = {"standby_barman_hosts": ["barman2", "barman"], "__standby_recorded": recorded}
+    assert value_of("__standby_former_barman_hosts", **known) == former
 
 
 def found(*clusters: str, **known: Any) -> List[str]:
@@ -463,13 +549,24 @@ def test_learned_address(former: Dict[str, Any], record: Dict[str, Any], address
 )
 def test_types_of_a_new_key(present: Dict[str, Any], wanted: str, sizes: List[str]) -> None:
     known = {"__standby_present_key": present, "standby_key_type": wanted}
-    assert value_of("__standby_new_key_sizes", **known, __standby_checked_login={"stdout": ""}) == sizes
+    assert (
+        value_of("__standby_new_key_sizes", **known, __standby_barmans={"barman": {"refused_key_types": []}}) == sizes
+    )
 
 
-def test_types_that_sshd_takes() -> None:
-    checked = {"stdout": '{"refusals": [], "types": ["ecdsa-sha2-nistp256", "ssh-rsa"]}'}
-    known = {"__standby_present_key": {"rc": 1}, "__standby_checked_login": checked}
-    assert value_of("__standby_new_key_sizes", **known) == ["ecdsa 256", "rsa 3072"]
+@pytest.mark.parametrize(
+    ("refused", "sizes"),
+    [
+        (["ssh-ed25519"], ["ecdsa 256", "rsa 3072"]),
+        (["ssh-ed25519", "ssh-rsa"], ["ecdsa 256"]),
+        (["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256"], []),
+    ],
+)
+def test_types_that_each_sshd_takes(refused: List[str], sizes: List[str]) -> None:
+    """Take a type only where each Barman host takes it: they share one key."""
+    found = {"barman": {"refused_key_types": refused[:1]}, "barman2": {"refused_key_types": refused[1:]}}
+    known = {"__standby_present_key": {"rc": 1}, "standby_barman_hosts": ["barman", "barman2"]}
+    assert value_of("__standby_new_key_sizes", **known, __standby_barmans=found) == sizes
 
 
 @pytest.mark.parametrize(

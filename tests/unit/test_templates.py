@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Dict, List
 import pytest
 from ansible.errors import AnsibleError  # type: ignore[import-untyped]
 
-from tests.support.role_templar import cluster, render, slurped, value_of
+from tests.support.role_templar import ROLE, cluster, load, render, slurped, value_of
 
 COMMAND = (
     "/usr/local/bin/barman-wal-restore --ssh-config /etc/walbasin/angus/ssh_config"
@@ -46,6 +47,23 @@ def test_restore_command_options(variables: Dict[str, Any], words: str) -> None:
     line = value_of("__standby_restore_command", **cluster(), **variables)
     assert f" {words} " in line
     assert line.endswith(' barman angus %f "%p"')
+
+
+TWO = {"standby_barman_hosts": ["barman", "barman2"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({}, "-p 8 -s 10"),
+        ({"standby_barman_user": "backup"}, "-U '' -p 8 -s 10"),
+        ({"standby_barman_config": "/etc/b2.conf"}, "-p 8 -s 10"),
+    ],
+)
+def test_restore_command_of_several_hosts(own: Dict[str, str], words: str) -> None:
+    """Leave to ssh's settings and to the gates what differs from host to host."""
+    line = value_of("__standby_restore_command", **cluster(), **TWO, hostvars={"barman2": own})
+    assert line == COMMAND.replace("-p 8 -s 10 barman angus", f"{words} barman,barman2 angus")
 
 
 CONNINFO = {"standby_primary_conninfo": r"host=angus password='it\'s'", "standby_primary_slot_name": "chris"}
@@ -197,6 +215,17 @@ def test_recovery_conf_given_settings() -> None:
     assert "primary_slot_name = 'old'" in lines
 
 
+def found_barman(**known: Any) -> Dict[str, Any]:
+    """Return what preflight records of a Barman host."""
+    task = load(ROLE / "tasks/preflight_barman.yml")[-1]
+    known = {"__standby_present_key": {"rc": 1}, "__standby_checked_login": {"stdout": ""}, **known}
+    value = {"__standby_address": {"stdout": "10.0.0.3"}, **known}
+    return {
+        name: value_of(text.removeprefix("{{").removesuffix("}}"), **value)
+        for name, text in task["vars"]["__standby_found"].items()
+    }
+
+
 @pytest.mark.parametrize(("port", "name"), [(22, "barman"), (2222, "[barman]:2222")])
 def test_known_hosts_port(port: int, name: str) -> None:
     facts = {
@@ -205,7 +234,9 @@ def test_known_hosts_port(port: int, name: str) -> None:
         "ansible_ssh_host_key_ed25519_public": "AAAA",
         "ansible_ssh_host_key_ed25519_public_keytype": "ssh-ed25519",
     }
-    text = render("known_hosts.j2", standby_barman_port=port, __standby_barman_facts={"ansible_facts": facts})
+    known = {"standby_barman_port": port, "__standby_barman_facts": {"ansible_facts": facts}}
+    found = {"barman": found_barman(**known)}
+    text = render("known_hosts.j2", __standby_barmans=found)
     assert text.splitlines()[1:] == [f"{name} ssh-ed25519 AAAA", f"{name} ssh-rsa BBBB"]
 
 
@@ -260,7 +291,8 @@ def test_hostile_address(hostile: str) -> None:
 
 def test_ssh_config_pinned_keys() -> None:
     """Trust only the host keys that are pinned."""
-    text = render("ssh_config.j2", standby_barman_address="10.0.0.2", __standby_key_file="/home/pg/.ssh/walbasin_angus")
+    found = {"barman": {"address": "10.0.0.2", "port": "22", "user": "barman"}}
+    text = render("ssh_config.j2", __standby_barmans=found, __standby_key_file="/home/pg/.ssh/walbasin_angus")
     assert {
         "Host barman",
         "HostName 10.0.0.2",
@@ -271,6 +303,36 @@ def test_ssh_config_pinned_keys() -> None:
         "UserKnownHostsFile /etc/walbasin/angus/known_hosts",
         "GlobalKnownHostsFile /dev/null",
     } <= {line.strip() for line in text.splitlines()}
+
+
+def test_ssh_config_of_several_hosts(tmp_path: Path) -> None:
+    """Have ssh itself say where it would go, and as whom."""
+    found = {
+        "barman": {"address": "10.0.0.2", "port": "22", "user": "barman"},
+        "barman2": {"address": "b2.lan", "port": "2222", "user": "backup"},
+    }
+    file = tmp_path / "ssh_config"
+    file.write_text(render("ssh_config.j2", **TWO, __standby_barmans=found, __standby_key_file="/key"))
+    for name, barman in found.items():
+        command = ["ssh", "-G", "-F", str(file), name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        wanted = [f"hostname {barman['address']}", f"port {barman['port']}", f"user {barman['user']}"]
+        assert {*wanted, "identityfile /key", "stricthostkeychecking true", "batchmode yes"} <= {*said}
+
+
+def test_known_hosts_of_several_hosts() -> None:
+    found = {
+        "barman": {"address": "10.0.0.2", "port": "22", "host_keys": ["ssh-ed25519 A"]},
+        "barman2": {"address": "b2.lan", "port": "2222", "host_keys": ["ssh-ed25519 B", "ssh-rsa C"]},
+    }
+    lines = render("known_hosts.j2", **TWO, __standby_barmans=found).splitlines()[1:]
+    assert lines == ["10.0.0.2 ssh-ed25519 A", "[b2.lan]:2222 ssh-ed25519 B", "[b2.lan]:2222 ssh-rsa C"]
+
+
+def test_record_of_several_hosts() -> None:
+    record = json.loads(render("standby.json.j2", **cluster(), **TWO))
+    assert record["barman_host"] == "barman,barman2"
+    assert record["restore_command"].endswith(' barman,barman2 angus %f "%p"')
 
 
 ABOUT = COMMAND.replace('%f "%p"', "test pg_wal/test")

@@ -80,7 +80,12 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-V", "--version", action="version", version=f"barman-wal-restore {VERSION}")
-    add("-U", "--user", default="barman", help="user on the Barman host (default: %(default)s)")
+    add(
+        "-U",
+        "--user",
+        default="barman",
+        help="user on the Barman host; '': as ssh is configured (default: %(default)s)",
+    )
     add("--port", type=_count, help="ssh port of the Barman host")
     add("--ssh-config", metavar="FILE", help="ssh's configuration file (ssh -F)")
     add("-c", "--config", default="", metavar="FILE", help="Barman's configuration file, on its host")

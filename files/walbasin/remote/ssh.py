@@ -48,7 +48,10 @@ LET_IN = "Authenticated to "
 
 
 class Remote(NamedTuple):
-    """Hold where Barman is, and as whom to go there."""
+    """Hold where Barman is, and as whom to go there.
+
+    user: empty, for the one that ssh's configuration names.
+    """
 
     host: str
     user: str = "barman"
@@ -87,7 +90,9 @@ def ssh_command(
         command += ["-p", str(remote.port)]
     if not command_line:
         command.append("-N")
-    return [*command, "-l", remote.user, "--", remote.host, *([command_line] if command_line else [])]
+    if remote.user:
+        command += ["-l", remote.user]
+    return [*command, "--", remote.host, *([command_line] if command_line else [])]
 
 
 def ssh_environment(environment: Mapping[str, str]) -> Dict[str, str]:

@@ -96,3 +96,11 @@ def test_slow_link(host: Callable[[str], None], tmp_path: Path) -> None:
     host(f"{LET_IN} for n in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do {chunk}; sleep 0.2; done")
     with pytest.raises(Exception, match="6000 bytes where a segment has"):
         fetch_directly(tmp_path)
+
+
+@pytest.mark.parametrize(("user", "words"), [("barman", ["-l", "barman", "--"]), ("", ["--"])])
+def test_user_of_the_login(user: str, words: list[str]) -> None:
+    """Leave the user to ssh's configuration where none is given."""
+    command = ssh.ssh_command(Remote("barman2", user), "true")
+    assert command[-2 - len(words) :] == [*words, "barman2", "true"]
+    assert ("-l" in command) is bool(user)
