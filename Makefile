@@ -144,9 +144,9 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 	@$(MAKE) test
 
 # The labs wait, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
-# and last, so that their summary is the last thing that is printed.
+# and last, so that their summary is the last thing that is printed. The engine is there: the labs, which take longest, begin at once.
 test: setup tools engine packages versions ## everything that has to pass
-	@$(MAKE) --jobs=3 --output-sync=line molecule unit $(LINTERS)
+	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine molecule unit $(LINTERS)
 	@pytest tests/integration $(SIDE_BY_SIDE)
 
 bare: setup ## setup, lint and unit tests on a Debian 12 and a 13 that have git, make and python3, and no more
