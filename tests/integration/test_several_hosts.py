@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,21 @@ ROWS = [
     ("foreign", "no", "foreign", 1, 200, ""),
     ("both passive", "no, passive", "no, passive", 1, 200, ""),
 ]
+ROWS_OF_HISTORY = [
+    ("3", "no", "no", 1, 1),
+    ("13", "no", "dead, passive", 1, 1),
+    ("14", "no", "dead", 1, 200),
+    ("12", "dead", "no", 2, 200),
+    ("6", "dead", "has it", 0, 0),
+]
+
+
+def chosen(rows: list[Any], *names: str) -> list[object]:
+    """Return the parameters: these run every time, the others with make test-all.
+
+    What a row is called stands in its first field.
+    """
+    return [pytest.param(row, id=row[0], marks=[] if row[0] in names else pytest.mark.matrix) for row in rows]
 
 
 def stage(pair: Pair, name: str, state: str, angus: Primary, wal: Callable[[str], bytes]) -> None:
@@ -131,7 +147,7 @@ def stage(pair: Pair, name: str, state: str, angus: Primary, wal: Callable[[str]
 
 @with_and_without_prefetch
 @pytest.mark.parametrize("keys", ["gate gate", pytest.param("stock gate", marks=pytest.mark.matrix)])
-@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize("row", chosen(ROWS, "2", "5", "7", "8", "10", "both passive"))
 def test_rows(
     make_standby: Callable[..., Standby],
     pair: Pair,
@@ -171,29 +187,17 @@ def test_rows(
 
 
 @with_and_without_prefetch
-@pytest.mark.parametrize(
-    ("one", "other", "on_standby", "in_recovery"),
-    [
-        ("no", "no", 1, 1),
-        ("no", "dead, passive", 1, 1),
-        ("no", "dead", 1, 200),
-        ("dead", "no", 2, 200),
-        ("dead", "has it", 0, 0),
-    ],
-    ids=["3", "13", "14", "12", "6"],
-)
+@pytest.mark.parametrize("row", chosen(ROWS_OF_HISTORY, "12", "14"))
 def test_rows_of_history(
     make_standby: Callable[..., Standby],
     pair: Pair,
     angus: Primary,
     wal: Callable[[str], bytes],
-    one: str,
-    other: str,
-    on_standby: int,
-    in_recovery: int,
+    row: tuple[str, str, str, int, int],
     jobs: str,
 ) -> None:
     """Warn of a timeline that may be taken, unless who could know it has said no."""
+    _, one, other, on_standby, in_recovery = row
     wanted = "00000002.history"
     for name, state in zip(pair.hosts, (one, other), strict=True):
         pair.put(name, angus.segments[3], wal(angus.segments[3]))
@@ -291,7 +295,14 @@ def between(pair: Pair) -> Iterator[Network]:
         yield network
 
 
-@pytest.mark.parametrize("fault", ["refused", "black hole", "frozen", "stopped in mid-segment", "reset"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "refused",
+        "stopped in mid-segment",
+        *(pytest.param(each, marks=pytest.mark.matrix) for each in ("black hole", "frozen", "reset")),
+    ],
+)
 @with_and_without_prefetch
 def test_preferred_host_fails(
     chris: Standby,
@@ -543,7 +554,7 @@ def test_recovery_with_holes_in_both_archives(
     assert "has none, barman2 has it" in server.log()
 
 
-@pytest.mark.parametrize("dead", ["barman", "barman2"])
+@pytest.mark.parametrize("dead", ["barman", pytest.param("barman2", marks=pytest.mark.matrix)])
 def test_promotion_with_one_host_silent(
     copy_of_base: Callable[..., Server],
     pair: Pair,
