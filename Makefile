@@ -12,8 +12,8 @@ LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
 SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
 
 UNIT := tests/unit files/walbasin --doctest-modules
-# Tests wait more than they compute.
-SIDE_BY_SIDE := --numprocesses 4
+# Tests wait more than they compute. Those that share what is costly to make run in one process.
+SIDE_BY_SIDE := --numprocesses 4 --dist loadgroup
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -68,7 +68,7 @@ lint-shell:
 	@shellcheck $(SHELL_FILES) .ci/run
 
 lint-ansible:
-	@ansible-lint --offline -q
+	@$(NICE) ansible-lint --offline -q
 
 lint-alerts:
 	@.cache/promtool check rules files/monitoring/alerts.yml >/dev/null
@@ -101,7 +101,7 @@ tools: .cache/promtool
 	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
 unit: setup ## unit tests
-	@pytest $(UNIT) $(SIDE_BY_SIDE)
+	@$(NICE) pytest $(UNIT) $(SIDE_BY_SIDE)
 
 coverage: setup ## which lines the unit tests reach
 	@pytest $(UNIT) $(SIDE_BY_SIDE) --cov --cov-report=term
@@ -144,9 +144,9 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 	@$(MAKE) test
 
 # The labs wait, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
-# and last, so that their summary is the last thing that is printed. The engine is there: the labs, which take longest, begin at once.
+# and last, so that their summary is the last thing that is printed. The engine is there: the labs, which take longest, begin at once, and come first.
 test: setup tools engine packages versions ## everything that has to pass
-	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine molecule unit $(LINTERS)
+	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine NICE=nice molecule unit $(LINTERS)
 	@pytest tests/integration $(SIDE_BY_SIDE)
 
 bare: setup ## setup, lint and unit tests on a Debian 12 and a 13 that have git, make and python3, and no more

@@ -80,22 +80,18 @@ class World(NamedTuple):
 def every(*sizes: int) -> list[object]:
     """Return the parameters (version, size) for these sizes."""
     pairs = [(version, size) for version in VERSIONS for size in sizes if version >= 11 or size == USUAL]
-    return [
-        pytest.param(
-            (version, size),
-            id=f"{version}-{size}MiB",
-            marks=[] if size == USUAL or (version, size) in ALWAYS else pytest.mark.matrix,
-        )
-        for version, size in pairs
-    ]
+    return [parameter(*pair, is_always=pair[1] == USUAL or pair in ALWAYS) for pair in pairs]
 
 
 def some(*versions: int) -> list[object]:
     """Return the parameters for a test that needs these versions every time."""
-    return [
-        pytest.param((version, USUAL), id=str(version), marks=[] if version in versions else pytest.mark.matrix)
-        for version in VERSIONS
-    ]
+    return [parameter(version, USUAL, is_always=version in versions) for version in VERSIONS]
+
+
+def parameter(version: int, size: int, is_always: bool) -> object:
+    """Return a parameter of `world`. Tests that share it run in one process."""
+    marks = [pytest.mark.xdist_group(f"{version}-{size}MiB"), *([] if is_always else [pytest.mark.matrix])]
+    return pytest.param((version, size), id=f"{version}-{size}MiB", marks=marks)
 
 
 @pytest.fixture(scope="module")
