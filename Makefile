@@ -12,8 +12,10 @@ LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
 SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
 
 UNIT := tests/unit files/walbasin --doctest-modules
-# Tests wait more than they compute. Those that share what is costly to make run in one process.
-SIDE_BY_SIDE := --numprocesses 4 --dist loadgroup
+# Tests wait more than they compute.
+SIDE_BY_SIDE := --numprocesses 4
+# Some modules run ansible-playbook once for all their tests.
+BY_MODULE := $(SIDE_BY_SIDE) --dist loadfile
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -101,10 +103,10 @@ tools: .cache/promtool
 	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
 unit: setup ## unit tests
-	@$(NICE) pytest $(UNIT) $(SIDE_BY_SIDE)
+	@$(NICE) pytest $(UNIT) $(BY_MODULE)
 
 coverage: setup ## which lines the unit tests reach
-	@pytest $(UNIT) $(SIDE_BY_SIDE) --cov --cov-report=term
+	@pytest $(UNIT) $(BY_MODULE) --cov --cov-report=term
 
 # Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback

@@ -89,9 +89,8 @@ def some(*versions: int) -> list[object]:
 
 
 def parameter(version: int, size: int, is_always: bool) -> object:
-    """Return a parameter of `world`. Tests that share it run in one process."""
-    marks = [pytest.mark.xdist_group(f"{version}-{size}MiB"), *([] if is_always else [pytest.mark.matrix])]
-    return pytest.param((version, size), id=f"{version}-{size}MiB", marks=marks)
+    """Return a parameter of `world`. One that is not always run is of the matrix."""
+    return pytest.param((version, size), id=f"{version}-{size}MiB", marks=[] if is_always else pytest.mark.matrix)
 
 
 @pytest.fixture(scope="module")

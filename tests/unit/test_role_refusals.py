@@ -254,10 +254,6 @@ def inventory(folder: Path) -> Dict[str, Any]:
     return {"standbys": {"hosts": standbys, "vars": common}, "barmans": {"hosts": BARMANS}}
 
 
-# One run of ansible-playbook serves them all.
-pytestmark = pytest.mark.xdist_group("refusals")
-
-
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what ansible-playbook prints in one run with all hosts."""
