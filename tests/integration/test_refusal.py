@@ -46,7 +46,7 @@ def wrong(kind: str, good: bytes, name: str, system_identifier: int) -> bytes:
         ("too long", "in this cluster such a file has 16777216 bytes at most"),
         ("empty", "0 bytes"),
         ("zeros", "WAL page header"),
-        ("truncated gzip", "compress"),
+        ("truncated gzip", "its gzip form ends too early"),
     ],
 )
 def test_wrong_segment(
