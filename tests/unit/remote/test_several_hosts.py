@@ -21,7 +21,6 @@ from walbasin.remote.errors import (
     Unconfirmed,
     Unheard,
 )
-from walbasin.remote.gate_connection import FetchHandler
 from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
 from walbasin.remote.ssh import EventLoop, Remote
@@ -29,48 +28,12 @@ from walbasin.wal.compression import IncomingFile
 from walbasin.wal.getwal import Request
 from walbasin.wal.segment import ForeignWal, InvalidWal
 
+from tests.support.fake_source import FakeSource
 from tests.support.wal_builder import build_data_directory
 
 NAME, NEXT = "000000010000000000000001", "000000010000000000000002"
 HISTORY = "00000002.history"
 NO = NotInArchive()
-
-
-class FakeSource:
-    """Collect requests, and reply when the test says so."""
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, FetchHandler] = {}
-        self.requested: list[str] = []
-        self.another_way = False
-
-    def is_ready(self) -> bool:
-        return True
-
-    def has_capacity(self, in_flight: int) -> bool:
-        return True
-
-    def request(self, handler: FetchHandler) -> None:
-        self.requested.append(handler.name)
-        self.handlers[handler.name] = handler
-
-    def has_another_way(self, name: str, error: Exception) -> bool:
-        return self.another_way
-
-    def on_stored(self, name: str) -> None:
-        pass
-
-    def busy_connections(self) -> int:
-        return 1
-
-    def tune(self, seconds: float, connections: int, size: int) -> None:
-        pass
-
-    def tick(self) -> None:
-        pass
-
-    def must_be_polled(self) -> bool:
-        return False
 
 
 class Bench:
