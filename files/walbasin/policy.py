@@ -3,7 +3,9 @@
 The calls of restore_command and the prefetch process both speak in these words.
 """
 
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+from walbasin.wal.passive import is_same_host
 
 # Recovery modes. STANDBY stands for "no signal file at all" as well.
 STANDBY, RECOVERY = "standby", "recovery"
@@ -81,23 +83,34 @@ class HostAnswer(NamedTuple):
     """Hold what one of several Barman hosts has said of a file.
 
     said: DELIVERED, ABSENT, INVALID, UNKNOWN, or SKIPPED. detail: the cause in words.
-    is_passive: it is known to copy the archive of another Barman.
+    copied: the Barman host whose archive it is known to copy; empty when it is
+    not known whose, None when it is nobody's.
     """
 
     host: str
     said: str
     detail: str = ""
-    is_passive: bool = False
+    copied: Optional[str] = None
+
+    @property
+    def is_passive(self) -> bool:
+        """Return whether the host is known to copy the archive of another Barman."""
+        return self.copied is not None
 
 
 def must_be_heard(answers: Sequence[HostAnswer]) -> Sequence[HostAnswer]:
     """Return the answers of the hosts that could have what the others do not have.
 
-    A passive copy has nothing newer than what it copies. So once an independent host
-    has said no, the passive ones need not be heard. The reverse never holds.
+    A passive copy has nothing newer than the host that it copies. So once that one has
+    said no, the copy need not be heard. The reverse never holds, nor does it hold for
+    the copy of a host that is none of these.
     """
-    independent = [answer for answer in answers if not answer.is_passive]
-    return independent if any(answer.said == ABSENT for answer in independent) else answers
+    without = [answer.host for answer in answers if answer.said == ABSENT and not answer.is_passive]
+    return [
+        answer
+        for answer in answers
+        if not answer.copied or not any(is_same_host(answer.copied, host) for host in without)
+    ]
 
 
 def judge_answers(answers: Sequence[HostAnswer]) -> Tuple[str, str]:

@@ -170,7 +170,7 @@ def by_barman(path: str) -> "tuple[Folders, bool]":
 
 def by_gate(path: str) -> "tuple[Folders, bool]":
     folders = barman_archive.find_folders(barman_config.read_config(path, "angus"), "angus")
-    return folders, barman_archive.is_passive(path, "angus")
+    return folders, barman_archive.find_passive_node(path, "angus") is not None
 
 
 @cases(UNDERSTOOD)

@@ -60,10 +60,10 @@ class Pair:
     def put(self, name: str, wal_name: str, content: bytes) -> None:
         self.hosts[name].put(self.server, wal_name, content)
 
-    def make_passive(self, name: str) -> None:
+    def make_passive(self, name: str, source: str = "barman") -> None:
         """Have a host say that it copies another one."""
         with (self.hosts[name].folder / "barman.d" / f"{self.server}.conf").open("a") as file:
-            file.write("primary_ssh_command = ssh barman@elsewhere\n")
+            file.write(f"primary_ssh_command = ssh barman@{source}\n")
 
     def fetch(self, standby: Standby, wal_name: str, *options: str, hosts: str = LISTED, **where: object) -> Call:
         return standby.fetch(wal_name, *options, host=hosts, server=self.server, ssh_config="two", **where)
@@ -236,6 +236,30 @@ def test_known_passive_host_dead(
     pair.put("barman", later, wal(later))
     call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0")
     assert (call.status, "a gap here" in call.stderr) == (200, True), call.stderr
+
+
+@with_and_without_prefetch
+@pytest.mark.parametrize("key", ["gate", "stock"])
+def test_copy_of_another_host_dead(
+    make_standby: Callable[..., Standby],
+    pair: Pair,
+    angus: Primary,
+    wal: Callable[[str], bytes],
+    key: str,
+    jobs: str,
+) -> None:
+    """Do not end a recovery while the copy of a host that nobody asks is silent."""
+    pair.keys["barman2"] = key
+    pair.write()
+    before, wanted = angus.segments[3:5]
+    for name in pair.hosts:
+        pair.put(name, before, wal(before))
+    pair.make_passive("barman2", "elsewhere")
+    recovering = make_standby("recovery.signal")
+    assert pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0").status == 1
+    pair.refuse("barman2")
+    call = pair.fetch(recovering, wanted, "-p", jobs, "--retry", "0")
+    assert (call.status, "barman2" in call.stderr) == (200, True), call.stderr
 
 
 @with_and_without_prefetch
@@ -507,11 +531,14 @@ def test_selftest(
     (chris.data / "pg_wal" / newest).write_bytes(wal(newest))
     for name in pair.hosts:
         pair.put(name, newest, wal(newest))
+    pair.make_passive("barman2")
     if dead:
         pair.refuse(dead)
     call = pair.fetch(chris, "test", "-t", "-p", "4", destination="pg_wal/test")
     assert call.status == status, call.stdout + call.stderr
     assert words in call.stderr
+    copy = f"--  copy        barman2 is a passive copy of barman; it has {newest}\n"
+    assert (copy in call.stdout) == (not dead)
     for name in pair.hosts:
         lines = [
             line for line in call.stdout.splitlines() if line.startswith("ok  host ") and line.endswith(f" {name}")

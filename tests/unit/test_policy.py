@@ -58,17 +58,16 @@ def test_unproved_host_named() -> None:
 
 # --- What several hosts say
 
-PASSIVE = "passive"
 A_DEAD = "ssh to a failed: Connection refused"
 
 
 def answers(*said: str) -> list[HostAnswer]:
-    """Return what hosts a, b, … say: an outcome, and "passive" behind it, or not."""
+    """Return what hosts a, b, … say: an outcome, and behind it whom it copies."""
     made = []
     for host, words in zip("abcdefgh", said, strict=False):
-        outcome, _, kind = words.partition(" ")
+        outcome, *copied = words.split(" ")
         detail = {UNKNOWN: f"ssh to {host} failed: Connection refused", INVALID: "it is short"}.get(outcome, "")
-        made.append(HostAnswer(host, outcome, detail, kind == PASSIVE))
+        made.append(HostAnswer(host, outcome, detail, *copied))
     return made
 
 
@@ -78,16 +77,18 @@ def answers(*said: str) -> list[HostAnswer]:
 # rest is tried again, then 200.
 TABLE = [
     ("1", [DELIVERED], DELIVERED, 0, False, ""),
-    ("2", [ABSENT, f"{DELIVERED} {PASSIVE}"], DELIVERED, 0, False, "a has none, b has it: a gap there"),
+    ("2", [ABSENT, f"{DELIVERED} a"], DELIVERED, 0, False, "a has none, b has it: a gap there"),
     ("3", [ABSENT, ABSENT], ABSENT, 1, False, ""),
-    ("3, passive", [ABSENT, f"{ABSENT} {PASSIVE}"], ABSENT, 1, False, ""),
-    ("4", [ABSENT, f"{UNKNOWN} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("3, passive", [ABSENT, f"{ABSENT} a"], ABSENT, 1, False, ""),
+    ("4", [ABSENT, f"{UNKNOWN} a"], ABSENT, 1, False, ""),
+    ("4, of another", [ABSENT, f"{UNKNOWN} c"], UNCONFIRMED, 1, False, "a has none, and b could not be asked"),
+    ("4, of nobody known", [ABSENT, f"{UNKNOWN} "], UNCONFIRMED, 1, False, "a has none, and b could not be asked"),
     ("5", [ABSENT, UNKNOWN], UNCONFIRMED, 1, False, "a has none, and b could not be asked: ssh to b failed"),
-    ("6", [UNKNOWN, f"{DELIVERED} {PASSIVE}"], DELIVERED, 0, False, f"{A_DEAD}: the WAL comes from b"),
+    ("6", [UNKNOWN, f"{DELIVERED} a"], DELIVERED, 0, False, f"{A_DEAD}: the WAL comes from b"),
     ("6, told before", [SKIPPED, DELIVERED], DELIVERED, 0, False, ""),
     (
         "7",
-        [UNKNOWN, f"{ABSENT} {PASSIVE}"],
+        [UNKNOWN, f"{ABSENT} a"],
         UNHEARD,
         2,
         False,
@@ -103,22 +104,22 @@ TABLE = [
     ("11, the other way", [ABSENT, INVALID], INVALID, 3, True, "what came from b was refused"),
     ("11, dead", [INVALID, UNKNOWN], INVALID, 3, True, "what came from a was refused: it is short"),
     # A passive copy that has such a file, however bad, shows that there is one.
-    ("11, passive", [ABSENT, f"{INVALID} {PASSIVE}"], INVALID, 3, True, "what came from b was refused"),
-    ("passive first", [f"{ABSENT} {PASSIVE}", ABSENT], ABSENT, 1, False, ""),
+    ("11, passive", [ABSENT, f"{INVALID} a"], INVALID, 3, True, "what came from b was refused"),
+    ("passive first", [f"{ABSENT} b", ABSENT], ABSENT, 1, False, ""),
     (
         "passive first, the other dead",
-        [f"{ABSENT} {PASSIVE}", UNKNOWN],
+        [f"{ABSENT} b", UNKNOWN],
         UNHEARD,
         2,
         False,
         "a has none, but only copies",
     ),
-    ("passive first, dead", [f"{UNKNOWN} {PASSIVE}", ABSENT], ABSENT, 1, False, ""),
-    ("both passive", [f"{ABSENT} {PASSIVE}", f"{ABSENT} {PASSIVE}"], ABSENT, 1, False, ""),
-    ("both passive, one dead", [f"{ABSENT} {PASSIVE}", f"{UNKNOWN} {PASSIVE}"], UNHEARD, 2, False, "a has none"),
+    ("passive first, dead", [f"{UNKNOWN} b", ABSENT], ABSENT, 1, False, ""),
+    ("both passive", [f"{ABSENT} b", f"{ABSENT} a"], ABSENT, 1, False, ""),
+    ("both passive, one dead", [f"{ABSENT} b", f"{UNKNOWN} a"], UNHEARD, 2, False, "a has none"),
     ("three, the second dead", [ABSENT, UNKNOWN, ABSENT], UNCONFIRMED, 1, False, "a and c have none"),
     ("three, the first dead", [UNKNOWN, ABSENT, ABSENT], UNHEARD, 2, False, "b and c have none"),
-    ("three, the passive dead", [ABSENT, ABSENT, f"{UNKNOWN} {PASSIVE}"], ABSENT, 1, False, ""),
+    ("three, the passive dead", [ABSENT, ABSENT, f"{UNKNOWN} a"], ABSENT, 1, False, ""),
     ("three, the first has it", [DELIVERED, ABSENT, UNKNOWN], DELIVERED, 0, False, ""),
 ]
 

@@ -27,7 +27,7 @@ class Survey(NamedTuple):
 
     listing: of all together. of_hosts: each archive, and its own. unheard: the hosts
     that could have more, and could not be asked. target: the timeline that it goes to.
-    histories: by timeline, those that matter.
+    histories: by timeline, those that matter. copies: the passive nodes, in words.
     """
 
     listing: Listing
@@ -35,6 +35,7 @@ class Survey(NamedTuple):
     unheard: Sequence[FetchError]
     target: int
     histories: Dict[int, History]
+    copies: Sequence[str]
 
 
 def explain(call: Call, is_look_due: bool) -> Tuple[str, str]:
@@ -93,7 +94,7 @@ def _collect(call: Call) -> Evidence:
         is_on_parent=segment.is_segment_name(name) and holdings.is_on_parent(name, found.histories, size),
         later=later,
         neighbour=neighbour,
-        is_passive=found.listing.is_passive and not call.options.accept_passive,
+        is_passive=found.listing.passive_node is not None and not call.options.accept_passive,
         unproved=unproved,
     )
 
@@ -121,7 +122,7 @@ def survey(call: Call, position: str, is_thorough: bool = False) -> Survey:
         history = _find_history(listings, timeline)
         if history is not None:
             histories[timeline] = history
-    return Survey(listing, needed, unheard, target, histories)
+    return Survey(listing, needed, unheard, target, histories, _describe_copies(listings))
 
 
 def _find_history(archives: Iterable[Archive], timeline: int) -> Optional[History]:
@@ -148,7 +149,7 @@ def _ask_all(call: Call, ask: Callable[[Archive], Listing]) -> Tuple[Dict[Archiv
                 raise HostUnreachable(cause)
             listings[archive] = ask(archive)
             if len(archives) > 1:
-                memory.note_passive(archive.remote.host, listings[archive].is_passive)
+                memory.note_passive(archive.remote.host, _copied(listings[archive]))
         except GivenUp:
             raise
         except FetchError as error:
@@ -163,26 +164,44 @@ def _combine(
 ) -> Tuple[Listing, List[Tuple[Archive, Listing]], List[FetchError]]:
     """Return what all have together, and of those that could have more, the answers."""
     memory = call.host_memory()
-    answers = [HostAnswer(each.remote.host, ABSENT, "", found.is_passive) for each, found in listings.items()]
-    answers += [HostAnswer(each.remote.host, UNKNOWN, "", memory.is_passive(each.remote.host)) for each in errors]
+    answers = [HostAnswer(each.remote.host, ABSENT, copied=_copied(found)) for each, found in listings.items()]
+    answers += [HostAnswer(each.remote.host, UNKNOWN, copied=memory.copied(each.remote.host)) for each in errors]
     needed = {answer.host for answer in policy.must_be_heard(answers)}
+    nodes = [found.passive_node for found in listings.values()]
     whole = Listing(
         frozenset().union(*(found.names for found in listings.values())),
-        all(found.is_passive for found in listings.values()),
+        nodes[0] if all(nodes) else None,
         all(found.is_whole for found in listings.values()),
     )
     heard = [(each, found) for each, found in listings.items() if each.remote.host in needed]
     return whole, heard, [error for each, error in errors.items() if each.remote.host in needed]
 
 
+def _describe_copies(listings: Dict[Archive, Listing]) -> List[str]:
+    """Return what is known of each passive node, in words."""
+    texts = []
+    for archive, found in listings.items():
+        if found.passive_node is not None:
+            newest = holdings.newest_segment(found.names) or "no segment"
+            texts.append(f"{archive.remote.host} is a passive copy of {found.passive_node.describe()}; it has {newest}")
+    return texts
+
+
+def _copied(found: Listing) -> Optional[str]:
+    """Return whose archive this is a copy of (HostAnswer.copied)."""
+    return found.passive_node.source if found.passive_node else None
+
+
 class End(NamedTuple):
     """Hold whether a standby can go on to the end of the archive.
 
-    error: why not, or "". abandoned: a timeline there that it does not follow.
+    error: why not, or "". abandoned: a timeline there that it does not follow. copies:
+    the passive nodes, each in words.
     """
 
     error: str = ""
     abandoned: Abandoned = Abandoned()
+    copies: Sequence[str] = ()
 
 
 def look_to_the_end(call: Call) -> End:
@@ -205,15 +224,15 @@ def look_to_the_end(call: Call) -> End:
     if reached.lsn:
         found, abandoned = _take_followable(call, reached, found)
         timeline_guard.save(call.spool, abandoned)
+    end = End("", abandoned, found.copies)
     if abandoned.timeline and not timeline_guard.is_on(call):
-        error = f"holds {abandoned.describe()}: its next start would fail. {timeline_guard.REMEDY}"
-        return End(error, abandoned)
+        return end._replace(error=f"holds {abandoned.describe()}: its next start would fail. {timeline_guard.REMEDY}")
     if not found.listing.is_whole:
-        return End("", abandoned)
+        return end
     missing, later = holdings.find_gap(position, names, found.target, found.histories, size)
     gap.save(call.spool, missing, later, holdings.newest_segment(names))
     error = f"has a gap: it holds {later}, but not {missing}, which comes next here; nobody else may have it"
-    return End(error if missing else "", abandoned)
+    return end._replace(error=error if missing else "")
 
 
 def _take_followable(call: Call, reached: Position, found: Survey) -> Tuple[Survey, Abandoned]:

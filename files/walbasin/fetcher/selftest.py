@@ -238,6 +238,8 @@ def _test_archive(call: Call) -> None:
         return
     started, began = time.monotonic(), time.time()
     end = absence.look_to_the_end(call)
+    for text in end.copies:
+        _print_note("copy", text)
     if end.abandoned.timeline and timeline_guard.is_on(call):
         _print_note("timeline", f"the archive holds {end.abandoned.describe()}: it is kept from PostgreSQL")
     if end.error:

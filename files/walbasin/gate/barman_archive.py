@@ -10,17 +10,20 @@ import contextlib
 import logging
 import os
 import stat
+import time
 from configparser import ConfigParser
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin.gate import barman_config
 from walbasin.gate.barman_config import Config, UnknownFolders
-from walbasin.wal import segment
+from walbasin.wal import passive, segment
+from walbasin.wal.passive import PassiveNode
 
+BACKUPS = "backup_directory"
 # Barman's defaults for the folders of a server, in the order in which it reads them:
 # the later ones can refer to the earlier.
 FOLDERS = {
-    "backup_directory": "%(barman_home)s/%(name)s",
+    BACKUPS: "%(barman_home)s/%(name)s",
     "incoming_wals_directory": "%(backup_directory)s/incoming",
     "streaming_wals_directory": "%(backup_directory)s/streaming",
     "wals_directory": "%(backup_directory)s/wals",
@@ -32,6 +35,8 @@ ACTIVE_MODEL = ".active-model.auto"
 MODEL_OPTION, FALSE = "model", ("false", "f", "no", "0", "off")
 # Makes a server a passive copy of the one on the Barman host that it reaches.
 PASSIVE_OPTION = "primary_ssh_command"
+# Among a server's backups: what a passive node last heard of the other Barman.
+PRIMARY_INFO = "primary.info"
 # What Barman takes for no value.
 UNSET = ("", "None")
 # Barman's settings of its log, with its defaults.
@@ -102,8 +107,8 @@ def require_archive(folders: Folders) -> None:
         raise ArchiveMissing(f"{folders.wals} is not a folder here: is its filesystem mounted?")
 
 
-def is_passive(path: str, server: str) -> bool:
-    """Return whether this Barman copies a server's archive from another one.
+def find_passive_node(path: str, server: str) -> Optional[PassiveNode]:
+    """Return whose archive of a server this Barman copies, or None: it has its own.
 
     path: see read_config. Raises UnknownFolders.
     """
@@ -114,9 +119,26 @@ def is_passive(path: str, server: str) -> bool:
         # The first that has the option, with or without a value.
         sections = (model, server, barman_config.GLOBAL)
         values = [barman_config.get(config, section, PASSIVE_OPTION, known) for section in sections]
+        backups = _find_backups(config, server, known)
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
-    return next((value not in UNSET for value in values if value is not None), False)
+    command = next((value for value in values if value is not None), "")
+    if command in UNSET:
+        return None
+    return PassiveNode(passive.find_source(command), _age(os.path.join(backups, PRIMARY_INFO)))
+
+
+def _find_backups(config: ConfigParser, server: str, known: Dict[str, str]) -> str:
+    """Return the folder of all that belongs to a server. Raises configparser.Error."""
+    return barman_config.get(config, server, BACKUPS, known) or FOLDERS[BACKUPS] % known
+
+
+def _age(path: str) -> Optional[int]:
+    """Return the seconds since a file was written, or None when that is not known."""
+    try:
+        return max(0, int(time.time() - os.stat(path).st_mtime))
+    except OSError:
+        return None
 
 
 def _active_model(config: ConfigParser, server: str) -> str:
@@ -125,7 +147,7 @@ def _active_model(config: ConfigParser, server: str) -> str:
     Raises configparser.Error.
     """
     known = _known(config, server)
-    folder = barman_config.get(config, server, "backup_directory", known) or FOLDERS["backup_directory"] % known
+    folder = _find_backups(config, server, known)
     try:
         with open(os.path.join(folder, ACTIVE_MODEL), encoding="utf-8", errors="replace") as file:
             return file.read().strip()

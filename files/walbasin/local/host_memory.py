@@ -53,15 +53,16 @@ class HostMemory:
         """Return whether no host had a file when it was last asked for."""
         return self._load(f"{HOST_NOTE}missed") == name
 
-    def note_passive(self, host: str, is_passive: bool) -> None:
-        """Note whether a host copies the archive of another one."""
+    def note_passive(self, host: str, copied: Optional[str]) -> None:
+        """Note whose archive a host copies (HostAnswer.copied)."""
         if self._spool is not None:
-            self._spool.save_text(_passive(host), str(time.time()) if is_passive else "0")
+            self._spool.save_text(_passive(host), "0" if copied is None else f"{time.time()}\n{copied}")
 
-    def is_passive(self, host: str) -> bool:
-        """Return whether a host is known to copy the archive of another one."""
+    def copied(self, host: str) -> Optional[str]:
+        """Return whose archive a host is known to copy (HostAnswer.copied)."""
         text = self._spool.load_text(_passive(host)) if self._spool is not None else ""
-        return bool(text) and 0 <= time.time() - float(text) < PASSIVE_SECONDS
+        noted_at, _, copied = text.partition("\n")
+        return copied if 0 <= time.time() - float(noted_at or 0) < PASSIVE_SECONDS else None
 
     def _cause(self, name: str) -> str:
         until, _, cause = self._load(name).partition("\n")

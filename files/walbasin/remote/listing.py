@@ -1,13 +1,14 @@
 """Ask which files Barman's archive of one server holds."""
 
 import shlex
-from typing import FrozenSet, Iterable, NamedTuple
+from typing import FrozenSet, Iterable, NamedTuple, Optional
 
 from walbasin.local.debug import debug
 from walbasin.remote.archive import Archive, RemoteOutput, run
 from walbasin.remote.errors import NotInArchive, RemoteError
 from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
-from walbasin.wal import protocol, segment
+from walbasin.wal import passive, protocol, segment
+from walbasin.wal.passive import PassiveNode
 
 # Bytes: the names of some millions of segments.
 LONGEST = 256 << 20
@@ -16,13 +17,13 @@ QUERY_LIMIT = 20
 
 
 class Listing(NamedTuple):
-    """Hold what an archive has, and whether it copies that of another Barman.
+    """Hold what an archive has, and whose archive it copies: None for nobody's.
 
     is_whole: False where only some names were asked for, one by one.
     """
 
     names: FrozenSet[str]
-    is_passive: bool = False
+    passive_node: Optional[PassiveNode] = None
     is_whole: bool = True
 
 
@@ -45,15 +46,15 @@ class ServerQuery(NamedTuple):
 
 
 class ServerFolders(NamedTuple):
-    """Hold what Barman says of a server: folders, and "True" for a passive node.
+    """Hold what Barman says of a server: folders, and how a passive node copies.
 
-    A folder that it did not name is empty.
+    A folder that it did not name is empty, and so is the command of a node of its own.
     """
 
     wals_directory: str = ""
     incoming_wals_directory: str = ""
     streaming_wals_directory: str = ""
-    passive_node: str = ""
+    primary_ssh_command: str = ""
 
 
 def parse_server(output: bytes) -> ServerFolders:
@@ -66,7 +67,8 @@ def parse_server(output: bytes) -> ServerFolders:
     for line in output.decode("utf-8", "replace").splitlines():
         name, _, value = line.strip().partition(": ")
         is_folder = value.startswith("/") and value.isprintable()
-        if name in ServerFolders._fields and (is_folder or name == "passive_node"):
+        is_command = name == "primary_ssh_command" and value not in ("", "None")
+        if name in ServerFolders._fields and (is_folder or is_command):
             found[name] = value
     return ServerFolders(**found)
 
@@ -107,23 +109,25 @@ def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
         folders = parse_server(run(archive, ServerQuery(server, config)))
     except (RemoteError, NotInArchive) as error:
         debug(f"Barman does not tell its folders: {error}")
-    is_passive = folders.passive_node == "True"
+    command = folders.primary_ssh_command
+    node = PassiveNode(passive.find_source(command)) if command else None
     if folders.wals_directory:
         try:
-            return parse_listing(run(archive, FindNames(folders), LONGEST))._replace(is_passive=is_passive)
+            return parse_listing(run(archive, FindNames(folders), LONGEST))._replace(passive_node=node)
         except RemoteError as error:
             debug(f"the folders cannot be listed: {error}")
-    return Listing(_held(archive, probes), is_passive, is_whole=False)
+    return Listing(_held(archive, probes), node, is_whole=False)
 
 
 def parse_listing(output: bytes) -> Listing:
     """Return the names in the output of a ListQuery, or of FindNames.
 
-    >>> parse_listing(b"passive\\n00000002.history\\nWelcome!\\n")
-    Listing(names=frozenset({'00000002.history'}), is_passive=True, is_whole=True)
+    >>> parse_listing(b"00000002.history\\nWelcome!\\n")
+    Listing(names=frozenset({'00000002.history'}), passive_node=None, is_whole=True)
     """
     lines = output.decode("ascii", "replace").splitlines()
-    return Listing(frozenset(filter(segment.is_wal_file_name, lines)), protocol.PASSIVE in lines)
+    nodes = filter(None, map(PassiveNode.from_line, lines))
+    return Listing(frozenset(filter(segment.is_wal_file_name, lines)), next(nodes, None))
 
 
 def _held(archive: Archive, names: Iterable[str]) -> FrozenSet[str]:

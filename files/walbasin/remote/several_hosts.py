@@ -193,8 +193,8 @@ class SeveralHosts:
         return bool(self._hosts[0].archive.promotion_files)
 
     def _answer(self, search: Search, host: Host, said: str, detail: str = "") -> None:
-        search.answers[host] = HostAnswer(host.name, said, detail, self._memory.is_passive(host.name))
-        first = next((each for each in self._hosts if not self._memory.is_passive(each.name)), host)
+        search.answers[host] = HostAnswer(host.name, said, detail, self._memory.copied(host.name))
+        first = next((each for each in self._hosts if self._memory.copied(each.name) is None), host)
         if said == policy.ABSENT and host is first:
             search.no_since = time.monotonic()
 

@@ -16,9 +16,8 @@ PROGRAM = "barman-wal-gate"
 PROTOCOL = "1"
 GREETING = f"{PROGRAM} {PROTOCOL} ready".encode()
 
-# The word for a ListQuery, and a line of its output.
+# The word for a ListQuery.
 LIST = "list"
-PASSIVE = "passive"
 
 # A frame: its kind, the length of its content in bytes, and the content.
 # A file is any number of DATA frames and an END. An empty DATA frame says that the gate
@@ -48,8 +47,8 @@ class Opening(NamedTuple):
 class ListQuery(NamedTuple):
     """Ask a gate for the names of all WAL that the archive of a server holds.
 
-    It is an ssh command of its own. The output has a name in each line, and the line
-    PASSIVE before them when this Barman copies the archive of another one.
+    It is an ssh command of its own. The output has a name in each line, and the line of
+    a PassiveNode before them when this Barman copies the archive of another one.
     """
 
     server: str

@@ -1,12 +1,15 @@
 """Find Barman's folders in configurations as an administrator writes them."""
 
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
 from walbasin.gate import barman_archive, barman_config
 from walbasin.gate.barman_archive import ArchiveMissing, Folders
 from walbasin.gate.barman_config import UnknownFolders
+from walbasin.wal.passive import PassiveNode
 
 SEGMENT = "0000000100000002000000FE"
 
@@ -69,17 +72,31 @@ def test_wal_in_a_cloud(home: Path, url: str) -> None:
 @pytest.mark.parametrize(
     ("server", "model", "active", "expected"),
     [
-        ("", "", "", False),
-        ("primary_ssh_command = ssh barman@a", "", "", True),
-        ("", "primary_ssh_command = ssh barman@a", "", False),
-        ("", "primary_ssh_command = ssh barman@a", "angus:copy", True),
+        ("", "", "", None),
+        ("primary_ssh_command = ssh barman@a", "", "", "a"),
+        ("primary_ssh_command = ssh -q", "", "", ""),
+        ("", "primary_ssh_command = ssh barman@a", "", None),
+        ("", "primary_ssh_command = ssh barman@a", "angus:copy", "a"),
     ],
 )
-def test_passive_node(home: Path, server: str, model: str, active: str, expected: bool) -> None:
+def test_passive_node(home: Path, server: str, model: str, active: str, expected: "str | None") -> None:
     (home / "barman.d" / "angus.conf").write_text(f"[angus]\n{server}\n[angus:copy]\nmodel = true\n{model}\n")
     if active:
         (home / "angus" / ".active-model.auto").write_text(active)
-    assert barman_archive.is_passive(str(home / "barman.conf"), "angus") is expected
+    node = barman_archive.find_passive_node(str(home / "barman.conf"), "angus")
+    assert (node and node.source) == expected
+
+
+def test_passive_node_age(home: Path) -> None:
+    """Say how long ago the other Barman has answered: Barman writes a file then."""
+    (home / "barman.d" / "angus.conf").write_text("[angus]\nprimary_ssh_command = ssh barman@a\n")
+    assert barman_archive.find_passive_node(str(home / "barman.conf"), "angus") == PassiveNode("a", None)
+    info = home / "angus" / "primary.info"
+    info.touch()
+    an_hour_ago = time.time() - 3600
+    os.utime(info, (an_hour_ago, an_hour_ago))
+    node = barman_archive.find_passive_node(str(home / "barman.conf"), "angus")
+    assert node is not None and node.age is not None and 3600 <= node.age < 3660
 
 
 def test_list_names(home: Path) -> None:

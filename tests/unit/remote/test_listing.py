@@ -23,7 +23,11 @@ def test_folder_quoted(folder: str) -> None:
     [
         (f"\twals_directory: {WALS}\n".encode(), ServerFolders(WALS)),
         (b"wals_directory: /with a blank/wals\n", ServerFolders("/with a blank/wals")),
-        (b"\tincoming_wals_directory: /in\n\tpassive_node: True\n", ServerFolders("", "/in", passive_node="True")),
+        (
+            b"\tincoming_wals_directory: /in\n\tprimary_ssh_command: ssh barman@a\n",
+            ServerFolders("", "/in", primary_ssh_command="ssh barman@a"),
+        ),
+        (b"\tprimary_ssh_command: None\n", ServerFolders()),
         (b"", ServerFolders()),
         (b"\twals_directory: None\n", ServerFolders()),
         (b"\twals_directory: s3://bucket/wals\n", ServerFolders()),

@@ -356,19 +356,28 @@ def test_third_host(bench: Bench) -> None:
 
 
 def test_known_passive_host(standby: Bench) -> None:
-    standby.memory.note_passive("b", True)
+    standby.memory.note_passive("b", "a")
     fetch = standby.request()
     standby.say("a", NO)
     standby.say("b", HostUnreachable("b is down"))
     assert outcome_of(fetch) is NotInArchive
-    standby.memory.note_passive("b", False)
-    assert not standby.memory.is_passive("b")
+    standby.memory.note_passive("b", None)
+    assert standby.memory.copied("b") is None
+
+
+@pytest.mark.parametrize("copied", ["c", ""])
+def test_passive_copy_of_another(standby: Bench, copied: str) -> None:
+    standby.memory.note_passive("b", copied)
+    fetch = standby.request()
+    standby.say("a", NO)
+    standby.say("b", HostUnreachable("b is down"))
+    assert outcome_of(fetch) is not NotInArchive
 
 
 def test_notes_without_spool() -> None:
     memory = HostMemory(None)
     memory.note_outage("a", "down")
     memory.note_missed(NAME)
-    assert (memory.why_skipped("a"), memory.was_missed(NAME), memory.is_passive("a")) == ("down", True, False)
+    assert (memory.why_skipped("a"), memory.was_missed(NAME), memory.copied("a")) == ("down", True, None)
     memory.note_answer("a")
     assert memory.why_skipped("a") == ""
