@@ -23,13 +23,14 @@ from console.inventory import Inventory
 from console.ssh import CONNECT_LIMIT, HostKeyUnknown
 from console.status import MOST_ASKED
 from console.text import ConsoleError, NotUnderstood
-from tests.support.barman_host import SSHD_BASE
+from tests.support.barman_host import QUICK_HANDSHAKE, SSHD_BASE
 from tests.support.network import black_hole
 from tests.support.processes import IS_ROOT, ME, POSTGRES, VENV, free_port, give, processes, start, wait_until
 
 ROOT = Path(__file__).parents[2]
 
 SSHD = f"""{SSHD_BASE}
+{QUICK_HANDSHAKE}
 Port {{port}}
 {{certificate}}
 AuthorizedKeysFile {{folder}}/key.pub

@@ -64,9 +64,14 @@ PermitRootLogin prohibit-password
 PidFile none
 """
 
+# A handshake with less than half of the CPU that the default one takes: the tests make
+# thousands of connections.
+QUICK_HANDSHAKE = "KexAlgorithms curve25519-sha256"
+
 # SHLVL=2 keeps Debian's bash from reading ~/.bashrc for each command that comes through
 # ssh: barman's is short, and that of the user who runs the tests may not be.
 SSHD = f"""{SSHD_BASE}
+{{handshake}}
 Port {{port}}
 Port {{talkative}}
 AuthorizedKeysFile {{folder}}/account/.ssh/authorized_keys
@@ -127,11 +132,12 @@ class BarmanHost:
     """Run sshd and Barman in a folder.
 
     For ssh, `gate` and `stock` name the two kinds of Barman host. The other names have
-    a fault each: see _write_client.
+    a fault each: see _write_client. handshake: a line of sshd_config, or empty.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, handshake: str = QUICK_HANDSHAKE) -> None:
         self.folder = folder
+        self._handshake = handshake
         self.home = folder / "home"
         self.client = folder / "client"
         self.authorized_keys = folder / "account" / ".ssh" / "authorized_keys"
@@ -217,7 +223,9 @@ class BarmanHost:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         configuration = self.folder / "sshd_config"
         (self.folder / "banner").write_text("Authorized use only.\n")
-        configuration.write_text(SSHD.format(port=self.port, talkative=self.talkative_port, folder=self.folder))
+        configuration.write_text(
+            SSHD.format(handshake=self._handshake, port=self.port, talkative=self.talkative_port, folder=self.folder)
+        )
         command: list[str | Path] = ["/usr/sbin/sshd", "-D", "-e", "-f", configuration]
         with (self.folder / "sshd.log").open("w") as log:
             self._sshd = start(command, self.folder, as_postgres=False, stdout=log, stderr=log)
