@@ -16,7 +16,7 @@ import pytest
 from walbasin.wal import protocol
 
 from tests.support import wal_builder
-from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.barman_host import BarmanHost, both_hosts, both_hosts_and_ways
 from tests.support.disks import SmallDisk
 from tests.support.network import Harm, Network
 from tests.support.processes import IS_ROOT, ME, wait_until
@@ -58,8 +58,7 @@ def full_host(workdir: Path) -> Iterator[BarmanHost]:
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may mount a filesystem")
-@pytest.mark.parametrize("jobs", ["0", "2"])
-@both_hosts
+@both_hosts_and_ways("2")
 def test_barman_disk_full(
     chris: Standby,
     full_host: BarmanHost,
@@ -133,8 +132,14 @@ HEADER = {
 }
 
 
-@pytest.mark.parametrize("field", HEADER)
-@both_hosts
+@pytest.mark.parametrize(
+    ("host", "field"),
+    [
+        *(("gate", field) for field in HEADER),
+        ("stock", "address"),
+        *(pytest.param("stock", field, marks=pytest.mark.matrix) for field in HEADER if field != "address"),
+    ],
+)
 def test_flipped_header_bit(
     chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], host: str, field: str
 ) -> None:
@@ -150,8 +155,7 @@ def test_flipped_header_bit(
     assert chris.delivered() == wal(before), "nothing else was delivered"
 
 
-@both_hosts
-@pytest.mark.parametrize("jobs", ["0", "2"])
+@both_hosts_and_ways("2")
 def test_half_written_file(
     chris: Standby,
     angus: Primary,
@@ -205,8 +209,7 @@ def test_file_truncated_during_fetch(
     assert served.pg_wal() == []
 
 
-@both_hosts
-@pytest.mark.parametrize("jobs", ["0", "2"])
+@both_hosts_and_ways("2")
 def test_encrypted_file(
     chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], workdir: Path, host: str, jobs: str
 ) -> None:
@@ -298,8 +301,7 @@ def test_file_moved_by_archiver(barman: BarmanHost, archive: Archive, angus: Pri
         process.communicate()
 
 
-@both_hosts
-@pytest.mark.parametrize("jobs", ["0", "4"])
+@both_hosts_and_ways("4")
 def test_several_streams(
     chris: Standby, angus: Primary, archive: Archive, wal: Callable[[str], bytes], host: str, jobs: str
 ) -> None:

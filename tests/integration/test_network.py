@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.barman_host import BarmanHost, both_hosts, both_hosts_and_ways
 from tests.support.network import Harm, Network
 from tests.support.processes import IS_ROOT, ME, POSTGRES, give, wait_until
 from tests.support.standby import Standby
@@ -33,8 +33,7 @@ def ssh_config(barman: BarmanHost, network: Network) -> str:
 # --- Reset in the middle of a segment
 
 
-@both_hosts
-@pytest.mark.parametrize("jobs", ["0", "3"])
+@both_hosts_and_ways("3")
 def test_all_connections_reset(
     chris: Standby, angus: Primary, network: Network, ssh_config: str, host: str, jobs: str
 ) -> None:
@@ -64,8 +63,7 @@ def test_one_connection_reset(
 # --- Silence in the middle of a segment
 
 
-@both_hosts
-@pytest.mark.parametrize("jobs", ["0", "3"])
+@both_hosts_and_ways("3")
 def test_all_connections_silent(
     chris: Standby,
     angus: Primary,

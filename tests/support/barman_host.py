@@ -20,6 +20,18 @@ FILES = Path(__file__).parents[2] / "files"
 # Run a test twice: with the gate on the Barman host, and with stock Barman alone.
 both_hosts = pytest.mark.parametrize("host", ["gate", "stock"])
 
+
+def both_hosts_and_ways(jobs: str) -> pytest.MarkDecorator:
+    """Run a test with and without the gate, with and without prefetch (-p).
+
+    The two that have the least code in common run every time, the others with make
+    test-all.
+    """
+    always, later = [("gate", jobs), ("stock", "0")], [("gate", "0"), ("stock", jobs)]
+    ways = [*always, *(pytest.param(*each, marks=pytest.mark.matrix) for each in later)]
+    return pytest.mark.parametrize(("host", "jobs"), ways)
+
+
 # The wrapper around Barman writes every request to the file `requests`. The file `drop`
 # holds WAL names, one a line: a connection that asks for the first one breaks. The file
 # `hold` holds a WAL name: its reply stops after 1 MB, and goes on when `hold` is gone.
