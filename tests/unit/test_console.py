@@ -359,20 +359,21 @@ def test_known_hosts_unreadable(tmp_path: Any) -> None:
         Host("chris", Inventory([str(tmp_path / "inventory.yml")]), str(tmp_path / "known"), [])
 
 
-def a_host(tmp_path: Any) -> Host:
-    (tmp_path / "inventory.yml").write_text("standbys: {hosts: {chris: }}\n")
-    return Host("chris", Inventory([str(tmp_path / "inventory.yml")]), None, [])
+@pytest.fixture(scope="module")
+def chris_host(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    file = tmp_path_factory.mktemp("inventory") / "inventory.yml"
+    file.write_text("standbys: {hosts: {chris: }}\n")
+    return Host("chris", Inventory([str(file)]), None, [])
 
 
-def test_names_of_several_clusters_on_a_host(tmp_path: Any) -> None:
-    host = a_host(tmp_path)
+def test_names_of_several_clusters_on_a_host(chris_host: Host) -> None:
     lines = [json.dumps(CHRIS._replace(barman_server=server)._asdict()) for server in ("angus", "bruno")]
-    assert [each.name for each in read_clusters(host, lines[0], "")] == ["chris"]
-    assert [each.name for each in read_clusters(host, "\n".join(lines), "")] == ["chris/angus", "chris/bruno"]
-    (bruno,) = read_clusters(host, "\n".join(lines), "bruno")
+    assert [each.name for each in read_clusters(chris_host, lines[0], "")] == ["chris"]
+    assert [each.name for each in read_clusters(chris_host, "\n".join(lines), "")] == ["chris/angus", "chris/bruno"]
+    (bruno,) = read_clusters(chris_host, "\n".join(lines), "bruno")
     assert (bruno.name, bruno.standby.barman_server) == ("chris/bruno", "bruno")
     with pytest.raises(ConsoleError, match="chris: no cluster is emil, only angus, bruno"):
-        read_clusters(host, "\n".join(lines), "emil")
+        read_clusters(chris_host, "\n".join(lines), "emil")
 
 
 @pytest.mark.parametrize(
@@ -388,9 +389,9 @@ def test_names_of_several_clusters_on_a_host(tmp_path: Any) -> None:
         json.dumps({**CHRIS._asdict(), "restore_command": """barman-wal-restore ' barman angus %f "%p\""""}),
     ],
 )
-def test_standby_json_unreadable(tmp_path: Any, records: str) -> None:
+def test_standby_json_unreadable(chris_host: Host, records: str) -> None:
     with pytest.raises(ConsoleError, match="deploy again"):
-        read_clusters(a_host(tmp_path), records, "")
+        read_clusters(chris_host, records, "")
 
 
 @pytest.mark.parametrize(
