@@ -169,8 +169,9 @@ def by_barman(path: str) -> "tuple[Folders, bool]":
 
 
 def by_gate(path: str) -> "tuple[Folders, bool]":
-    folders = barman_archive.find_folders(barman_config.read_config(path, "angus"), "angus")
-    return folders, barman_archive.find_passive_node(path, "angus") is not None
+    config = barman_config.read_config(path, "angus")
+    is_passive = barman_archive.find_passive_node(config, "angus") is not None
+    return barman_archive.find_folders(config, "angus"), is_passive
 
 
 @cases(UNDERSTOOD)

@@ -107,19 +107,21 @@ def require_archive(folders: Folders) -> None:
         raise ArchiveMissing(f"{folders.wals} is not a folder here: is its filesystem mounted?")
 
 
-def find_passive_node(path: str, server: str) -> Optional[PassiveNode]:
+def find_passive_node(config: Config, server: str) -> Optional[PassiveNode]:
     """Return whose archive of a server this Barman copies, or None: it has its own.
 
-    path: see read_config. Raises UnknownFolders.
+    Raises UnknownFolders.
     """
     try:
-        model = _active_model(barman_config.read_config(path, server).readings[0], server)
-        config = barman_config.read_config(path, server, model).readings[0]
-        known = _known(config, server)
+        model = _active_model(config.readings[0], server)
+        if model:
+            config = barman_config.read_config(config.file, server, model)
+        reading = config.readings[0]
+        known = _known(reading, server)
         # The first that has the option, with or without a value.
         sections = (model, server, barman_config.GLOBAL)
-        values = [barman_config.get(config, section, PASSIVE_OPTION, known) for section in sections]
-        backups = _find_backups(config, server, known)
+        values = [barman_config.get(reading, section, PASSIVE_OPTION, known) for section in sections]
+        backups = _find_backups(reading, server, known)
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
     command = next((value for value in values if value is not None), "")

@@ -123,7 +123,7 @@ def _list(query: protocol.ListQuery) -> int:
     """
     config = barman_config.read_config(query.config, query.server)
     names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
-    node = barman_archive.find_passive_node(query.config, query.server)
+    node = barman_archive.find_passive_node(config, query.server)
     first = [] if node is None else [node.to_line()]
     client.write("".join(f"{line}\n" for line in [*first, *names]).encode())
     return 0

@@ -69,6 +69,11 @@ def test_wal_in_a_cloud(home: Path, url: str) -> None:
         barman_archive.open_file(folders(home), SEGMENT)
 
 
+def find_passive_node(home: Path) -> PassiveNode | None:
+    config = barman_config.read_config(str(home / "barman.conf"), "angus")
+    return barman_archive.find_passive_node(config, "angus")
+
+
 @pytest.mark.parametrize(
     ("server", "model", "active", "expected"),
     [
@@ -83,19 +88,19 @@ def test_passive_node(home: Path, server: str, model: str, active: str, expected
     (home / "barman.d" / "angus.conf").write_text(f"[angus]\n{server}\n[angus:copy]\nmodel = true\n{model}\n")
     if active:
         (home / "angus" / ".active-model.auto").write_text(active)
-    node = barman_archive.find_passive_node(str(home / "barman.conf"), "angus")
+    node = find_passive_node(home)
     assert (node and node.source) == expected
 
 
 def test_passive_node_age(home: Path) -> None:
     """Say how long ago the other Barman has answered: Barman writes a file then."""
     (home / "barman.d" / "angus.conf").write_text("[angus]\nprimary_ssh_command = ssh barman@a\n")
-    assert barman_archive.find_passive_node(str(home / "barman.conf"), "angus") == PassiveNode("a", None)
+    assert find_passive_node(home) == PassiveNode("a", None)
     info = home / "angus" / "primary.info"
     info.touch()
     an_hour_ago = time.time() - 3600
     os.utime(info, (an_hour_ago, an_hour_ago))
-    node = barman_archive.find_passive_node(str(home / "barman.conf"), "angus")
+    node = find_passive_node(home)
     assert node is not None and node.age is not None and 3600 <= node.age < 3660
 
 
