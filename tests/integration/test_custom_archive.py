@@ -22,13 +22,11 @@ def custom(barman: BarmanHost, angus: Primary, name: str, wal: Callable[[str], b
 
 
 @both_hosts
-@pytest.mark.parametrize("jobs", ["0", "4"])
 def test_custom_compression(
-    served: Standby, angus: Primary, custom: str, wal: Callable[[str], bytes], host: str, jobs: str
+    served: Standby, angus: Primary, custom: str, wal: Callable[[str], bytes], host: str
 ) -> None:
-    for file in angus.segments[:4]:
-        call = served.fetch(file, "-p", jobs, host=host, server=custom)
-        assert (call.status, call.stderr) == (0, "")
+    for file in angus.segments[:3]:
+        assert served.fetch(file, "-p", "4", host=host, server=custom).status == 0
         assert served.delivered() == wal(file)
 
 

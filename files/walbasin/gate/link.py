@@ -9,11 +9,12 @@ from typing import Callable, Dict, NamedTuple
 WORTHWHILE: Dict[str, float] = {"zstd": 64e6, "gzip": 24e6}
 # A change must promise this factor, or what is measured would go to and fro.
 GAIN = 1.25
-# Seconds that a measurement takes at least, unless a file ends before.
-EVIDENCE = 0.1
+# Seconds and steps that a measurement takes at least, unless a file ends before: a busy
+# host can hold up a single one.
+EVIDENCE, STEPS = 0.2, 2
 # Seconds for which a measurement counts; after that this way is tried anew. A look at
 # the plain link costs more than a try of a compressor that a busy host held up.
-PLAIN_FRESH, COMPRESSED_FRESH = 60.0, 15.0
+PLAIN_FRESH, COMPRESSED_FRESH = 30.0, 15.0
 
 
 class Figures(NamedTuple):
@@ -57,10 +58,10 @@ class Link:
         # Of the last two files: bytes a second, from the end of the file before.
         self._demands = (math.inf, math.inf)
         self._file_ended_at = -math.inf
-        # What is being measured: since when, how many bytes, and whether it began with
-        # the file.
+        # What is being measured: since when, how many bytes in how many steps, and
+        # whether it began with the file.
         self._since = 0.0
-        self._count = 0
+        self._count = self._steps = 0
         self._is_first = True
 
     def should_compress(self) -> bool:
@@ -77,7 +78,7 @@ class Link:
         self._is_first = True
 
     def _begin_measurement(self) -> None:
-        self._since, self._count, self._is_first = self._clock(), 0, False
+        self._since, self._count, self._steps, self._is_first = self._clock(), 0, 0, False
 
     def note_plain(self, count: int, *, is_end: bool) -> None:
         """Note that so many bytes were sent as they are. is_end: the file is complete.
@@ -86,8 +87,9 @@ class Link:
         """
         self._is_compressing = False
         self._count += count
+        self._steps += 1
         seconds = self._clock() - self._since
-        if seconds >= EVIDENCE or (is_end and self._is_first):
+        if (seconds >= EVIDENCE and self._steps >= STEPS) or (is_end and self._is_first):
             self._plain, self._plain_at = self._count / max(seconds, 1e-6), self._clock()
             self._begin_measurement()
 
