@@ -345,7 +345,9 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             with Network(field.barman.port) as network:
                 network.harm = harm
                 standby_there = field.standby(field.barman.reach_through(network.port))
-                found |= promote(row, standby_there.ours(), base, functools.partial(disturb, network))
+                # The harm counts plain bytes.
+                command = standby_there.ours(options=f"-p {JOBS} --compress none")
+                found |= promote(row, command, base, functools.partial(disturb, network))
                 standby_there.settle()
         return found
 

@@ -7,7 +7,7 @@ from walbasin.gate import child, connection_limit
 from walbasin.wal.compression import is_installed
 
 # In order of preference. One thread; no names or times in the output.
-PROGRAMS = {"zstd": ["zstd", "-3", "-qc", "--single-thread"], "gzip": ["gzip", "-1", "-nc"]}
+PROGRAMS = {"zstd": ["zstd", "-1", "-qc", "--single-thread"], "gzip": ["gzip", "-1", "-nc"]}
 # The compressor gives way to everything else on the Barman host.
 NICE = 10
 # Bytes that are read at a time: what a pipe holds.
