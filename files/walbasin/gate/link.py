@@ -7,7 +7,7 @@ from typing import Callable, Dict, NamedTuple
 # Bytes a second. A link that carries more is not worth a core of the Barman host: it is
 # as fast as replay, or nearly as fast as the compressor on a slow core.
 WORTHWHILE: Dict[str, float] = {"zstd": 64e6, "gzip": 24e6}
-# A change must promise this factor, or what is measured would go to and fro.
+# A change must promise this factor, or each measurement would bring another one.
 GAIN = 1.25
 # Seconds and steps that a measurement takes at least, unless a file ends before: a busy
 # host can hold up a single one.

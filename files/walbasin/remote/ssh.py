@@ -441,7 +441,7 @@ class EventLoop:
 
         Returns the seconds until it will, infinity where it does.
         """
-        wait, now = rate_limit.wait(), time.monotonic()
+        wait, now = rate_limit.refill(), time.monotonic()
         if wait > 0:
             for connection in [one for one in self._open if one not in self._paused]:
                 self._paused[connection] = now
