@@ -39,6 +39,12 @@ REPLAY = 0.1
 WIDE = 0.025
 # Seconds each way of a narrow network, and its bytes a second.
 NARROW, NARROW_RATE = 0.01, 100_000_000 // 8
+# Of each link in rows.LINKS that is relayed: seconds each way, and bytes a second.
+LINKS = dict(zip(rows.LINKS, ((0.01, 100_000_000 // 8), (0.01, 20_000_000 // 8), (0.0, 1_000_000_000 // 8))))
+# Segments that are fetched plain over a slow link, where each takes the same time.
+SLOW_SEGMENTS = 4
+# Bytes a second, and segments that take 20 seconds so.
+LIMIT_RATE, LIMITED_SEGMENTS = 10_000_000, 12
 # Calls for a segment that is not there.
 MISSES = 8
 # Segments that are fetched while replay takes its time.
@@ -339,7 +345,9 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             with Network(field.barman.port) as network:
                 network.harm = harm
                 standby_there = field.standby(field.barman.reach_through(network.port))
-                found |= promote(row, standby_there.ours(), base, functools.partial(disturb, network))
+                # The harm counts plain bytes.
+                command = standby_there.ours(options=f"-p {JOBS} --compress none")
+                found |= promote(row, command, base, functools.partial(disturb, network))
                 standby_there.settle()
         return found
 
@@ -400,6 +408,63 @@ def narrow(field: Field, standby: Standby) -> Iterator[Entrants]:
                 rows.NARROW_Z: NARROW_RATE * len(names) / sum(squeezed),
             },
         }
+
+
+def by_compression(link: str) -> Contest:
+    """Measure a plain archive behind a link, with each way to compress.
+
+    The limit: the link with nothing but plain WAL.
+    """
+
+    @contextlib.contextmanager
+    def contest(field: Field, standby: Standby) -> Iterator[Entrants]:
+        delay, rate = LINKS.get(link, (0.0, 0))
+        is_slow = link in rows.LINKS[:2]
+        options = {rows.NO_OPTION: "", rows.NO_COMPRESSION: rows.NO_COMPRESSION}
+        if is_slow:
+            options |= {rows.BY_GZIP: rows.BY_GZIP, rows.BY_ZSTD: rows.BY_ZSTD}
+        with field.far(delay, rate) if rate else contextlib.nullcontext(standby) as there:
+
+            def fetch(words: str) -> float:
+                is_long = is_slow and words == rows.NO_COMPRESSION
+                names = field.names[:SLOW_SEGMENTS] if is_long else field.names
+                return len(names) / sum(there.trial(there.ours(options=f"-p {JOBS} {words}"), names).seconds)
+
+            entrants: Entrants = {
+                OURS: lambda: {rows.LINK.format(link, way): fetch(words) for way, words in options.items()}
+            }
+            if is_slow:
+                entrants[LIMIT] = lambda: {rows.LINK.format(link, rows.NO_COMPRESSION): rate / SEGMENT_SIZE}
+            yield entrants
+
+    return contest
+
+
+@contextlib.contextmanager
+def rate_limited(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure what comes in 20 seconds with a limit, when replay costs nothing."""
+
+    def fetch() -> dict[str, float]:
+        command = standby.ours(options=f"-p {JOBS} --compress none --rate-limit {LIMIT_RATE // 10**6}M")
+        seconds = standby.trial(command, field.names[:LIMITED_SEGMENTS]).seconds
+        return {
+            rows.LIMITED: len(seconds) * SEGMENT_SIZE / sum(seconds) / 1e6,
+            rows.LIMITED_WAIT: max(seconds[1:]) * LIMIT_RATE / SEGMENT_SIZE,
+        }
+
+    yield {OURS: fetch}
+
+
+@contextlib.contextmanager
+def custom(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure an archive that only Barman can undo."""
+    field.add_custom_archive(STEADY)
+
+    def fetch(command: Callable[[], str]) -> Callable[[], dict[str, float]]:
+        names = field.names[:STEADY]
+        return lambda: {rows.CUSTOM: len(names) / sum(standby.trial(command(), names).seconds)}
+
+    yield {OURS: fetch(lambda: standby.ours(kind="custom")), STOCK: fetch(lambda: standby.stock("custom"))}
 
 
 @contextlib.contextmanager
@@ -473,6 +538,9 @@ CONTESTS: dict[str, Contest] = {
     "promotion": promotion,
     "wide": wide,
     "narrow": narrow,
+    **{name: by_compression(link) for name, link in zip(("100M", "20M", "1G", "loopback"), rows.LINKS)},
+    "limit": rate_limited,
+    "custom": custom,
     "many": many,
     "memory": memory,
 }

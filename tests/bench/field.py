@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tests.support.barman_host import BarmanHost, install, install_stock_client
+from tests.support.barman_host import CUSTOM, BarmanHost, install, install_stock_client
 from tests.support.fake_server import Calls, FakeServer, Leftovers
 from tests.support.postgres import Server
 from tests.support.processes import ME, free_port, give, give_folder, processes, wait_until
@@ -162,6 +162,13 @@ class Field:
         for name in self.names:
             shutil.copy(self.local / name, self.barman.home / f"angus_{kind}" / "incoming")
         self.barman.run_barman("archive-wal", f"angus_{kind}")
+
+    def add_custom_archive(self, count: int) -> None:
+        """Archive the first segments once more, in a form that only Barman can undo."""
+        self.barman.add_server("angus_custom", settings=CUSTOM)
+        for name in self.names[:count]:
+            shutil.copy(self.local / name, self.barman.home / "angus_custom" / "incoming")
+        self.barman.run_barman("archive-wal", "angus_custom")
 
     def _add_repository(self, kind: str) -> None:
         """Archive the segments as pgBackRest does."""

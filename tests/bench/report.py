@@ -13,19 +13,28 @@ from tests import docs
 from .contest import CP, LIMIT, MV, NO_GATE, OURS, PGBACKREST, STOCK
 from .field import JOBS
 from .rows import (
+    BY_GZIP,
+    BY_ZSTD,
     COLD,
     COLD_CROWD,
+    CUSTOM,
     FAIR,
     GZIP,
     HANDSHAKE,
     HIT,
     HOST_CPU,
+    LIMITED,
+    LIMITED_WAIT,
+    LINK,
+    LINKS,
     MANY,
     MEMORY_FEW,
     MISS,
     MISS_OF_TWO,
     NARROW,
     NARROW_Z,
+    NO_COMPRESSION,
+    NO_OPTION,
     ONE_DEAD,
     PLAIN,
     PROMOTION,
@@ -106,6 +115,21 @@ def _after(row: str, allowance: Callable[[Results], float]) -> Callable[[Results
     return lambda results: results.median(row) - results.median(PROMOTION, LIMIT) - allowance(results)
 
 
+def _of_plain_link(link: str) -> Callable[[Results], float]:
+    """Measure what comes without an option, of what the link carries plain."""
+    return lambda results: (
+        results.median(LINK.format(link, NO_OPTION)) / results.median(LINK.format(link, NO_COMPRESSION), LIMIT)
+    )
+
+
+def _of_options(link: str, *options: str) -> Callable[[Results], float]:
+    """Measure what comes without an option, of what comes with the best of these."""
+    return lambda results: (
+        results.median(LINK.format(link, NO_OPTION))
+        / max(results.median(LINK.format(link, option)) for option in options)
+    )
+
+
 def _wide(results: Results) -> float:
     windows = JOBS / WINDOW_LIMITED
     return results.median(WIDE) / min(windows, results.median(WIDE, LIMIT))
@@ -150,6 +174,13 @@ TARGETS = [
     Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
     Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
     Target("100 Mbit/s, -z, of the link", 0.9, _of(NARROW_Z, LIMIT)),
+    *(Target(f"{link}, no option, of the plain link", 4, _of_plain_link(link)) for link in LINKS[:2]),
+    *(Target(f"{link}, no option, of `-z` and zstd", 0.9, _of_options(link, BY_GZIP, BY_ZSTD)) for link in LINKS[:2]),
+    *(Target(f"{link}, no option, of `none`", 0.97, _of_options(link, NO_COMPRESSION)) for link in LINKS[2:]),
+    Target("`--rate-limit 10M`, MB a second", 9, lambda results: results.median(LIMITED)),
+    Target("the same", 10.5, lambda results: results.median(LIMITED), True),
+    Target("its longest wait, of a segment's time", 1.1, lambda results: results.median(LIMITED_WAIT), True),
+    Target("archive that only Barman can undo, of stock", 2, _of(CUSTOM, STOCK)),
     Target(f"{STANDBYS} standbys together, of the same {STANDBYS} one after the other", 1, _of(MANY, LIMIT)),
     Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),
     Target("memory of the prefetch process, MiB", 60, lambda results: results.median(MEMORY_FEW), True),

@@ -30,6 +30,13 @@ PROMOTION_CUT = "promotion, Barman frozen in mid-segment, s"
 WIDE = "segments a second at 50 ms round trip"
 NARROW = "segments a second at 100 Mbit/s, gzip archive"
 NARROW_Z = "segments a second at 100 Mbit/s, -z"
+# A plain archive behind a link, with each way to compress.
+LINKS = ("100 Mbit/s and 20 ms", "20 Mbit/s and 20 ms", "1 Gbit/s", "loopback")
+LINK = "segments a second, {}, {}"
+NO_OPTION, NO_COMPRESSION, BY_GZIP, BY_ZSTD = "no option", "--compress none", "-z", "--compress zstd"
+LIMITED = "MB a second with --rate-limit 10M"
+LIMITED_WAIT = "the longest wait there, of the time of a segment"
+CUSTOM = "segments a second, archive that only Barman can undo"
 MANY = f"segments a second, {STANDBYS} standbys"
 FAIR = "the slowest of them, of the fastest"
 MEMORY = "memory, -p {}, MiB"

@@ -20,6 +20,8 @@ from tests.support.standby import Standby
 from .conftest import Primary
 
 MIB = 1 << 20
+# What is disturbed after some bytes must not be smaller on a busy machine.
+PLAIN = ("--compress", "none")
 # ssh has several messages for it; they depend on what it was doing.
 CONNECTION_LOST = ("Connection reset by", "Broken pipe", "closed by remote host", "ended without a word")
 
@@ -38,7 +40,7 @@ def test_all_connections_reset(
     chris: Standby, angus: Primary, network: Network, ssh_config: str, host: str, jobs: str
 ) -> None:
     network.harm = Harm("reset", 4 * MIB)
-    call = chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config)
+    call = chris.fetch(angus.segments[4], "-p", jobs, *PLAIN, host=host, ssh_config=ssh_config)
     assert (call.status, len(call.lines)) == (2, 1)
     assert f"{angus.segments[4]}: " in call.stderr
     assert any(words in call.stderr for words in CONNECTION_LOST)
@@ -53,7 +55,7 @@ def test_one_connection_reset(
 ) -> None:
     """Fetch through the next connection, without a message."""
     network.harm, network.harmed = Harm("reset", 4 * MIB), 1
-    call = served.fetch(angus.segments[4], "-p", "3", host=host, ssh_config=ssh_config)
+    call = served.fetch(angus.segments[4], "-p", "3", *PLAIN, host=host, ssh_config=ssh_config)
     assert network.harmed == 0
     assert call.status == 0
     assert "reset" not in call.stderr
@@ -74,7 +76,7 @@ def test_all_connections_silent(
     jobs: str,
 ) -> None:
     network.harm = Harm("silence", 4 * MIB)
-    call = chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config)
+    call = chris.fetch(angus.segments[4], "-p", jobs, *PLAIN, host=host, ssh_config=ssh_config)
     assert (call.status, len(call.lines)) == (2, 1)
     assert angus.segments[4] in call.stderr
     assert "said nothing for 30 seconds" in call.stderr
@@ -83,7 +85,7 @@ def test_all_connections_silent(
     network.harm = None
 
     def is_delivered() -> bool:
-        return chris.fetch(angus.segments[4], "-p", jobs, host=host, ssh_config=ssh_config).status == 0
+        return chris.fetch(angus.segments[4], "-p", jobs, *PLAIN, host=host, ssh_config=ssh_config).status == 0
 
     wait_until(is_delivered, "the end of the seconds in which it does not try", 30, step=1)
     assert chris.delivered() == wal(angus.segments[4])
@@ -111,7 +113,7 @@ def test_one_connection_stalled(
         ssh_config = barman.reach_through(far.port)
 
         def fetch(name: str) -> float:
-            call = served.fetch(name, "-p", "4", host="gate", ssh_config=ssh_config)
+            call = served.fetch(name, "-p", "4", *PLAIN, host="gate", ssh_config=ssh_config)
             assert (call.status, call.stderr) == (0, "")
             assert served.delivered() == wal(name)
             return call.seconds

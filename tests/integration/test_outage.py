@@ -214,7 +214,8 @@ def test_promotion_while_call_waits(
     jobs: str,
 ) -> None:
     """Hold up no promotion, whatever a call waits for."""
-    chris = copy_of_base("chris", "standby.signal", restore_command=command("ours", "-s", "10", "-p", jobs))
+    options = ("-s", "10", "-p", jobs, "--compress", "none")  # half a segment has come after half of its bytes
+    chris = copy_of_base("chris", "standby.signal", restore_command=command("ours", *options))
     if state == "frozen in mid-segment":
         # Without prefetch each segment has a connection of its own.
         network.harm = Harm("silence", SEGMENT_SIZE // 2 if jobs == "0" else 5 * SEGMENT_SIZE // 2)

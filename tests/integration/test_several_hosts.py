@@ -355,7 +355,8 @@ def test_preferred_host_fails(
         between.harm = Harm("crawl", 1 << 20)
         stopper = SegmentStopper(pair.hosts["barman"])
     started = time.monotonic()
-    process = chris.start(first, "-p", jobs, host=LISTED, server=pair.server, ssh_config="two")
+    options = ("-p", jobs, "--compress", "none")  # so that it takes as long as the test thinks
+    process = chris.start(first, *options, host=LISTED, server=pair.server, ssh_config="two")
     if fault == "stopped in mid-segment":
         stopper.stop()
         between.harm = None  # what lies in buffers comes

@@ -95,6 +95,14 @@ Match LocalPort {{talkative}}
     Banner {{folder}}/banner
 """
 
+# A compression that only Barman can undo, and the settings of a server that has it.
+CUSTOM_FILTER = "sh -c 'echo WALX && gzip -1'"
+CUSTOM = f"""
+compression = custom
+custom_compression_filter = {CUSTOM_FILTER}
+custom_decompression_filter = sh -c 'tail -c +6 | gzip -dc'
+"""
+
 SERVER = """
 [{name}]
 description = {name}
@@ -290,13 +298,13 @@ class BarmanHost:
         self._write_client(f"through-{port}", port)
         return f"through-{port}"
 
-    def add_server(self, name: str, compression: str = "", port: int | None = None) -> Path:
+    def add_server(self, name: str, compression: str = "", port: int | None = None, settings: str = "") -> Path:
         """Add a server with an empty archive to Barman, and return its folder of WAL.
 
-        port: that of its primary.
+        port: that of its primary. settings: more lines of its configuration.
         """
         text = SERVER.format(name=name, port=port or self.primary_port, user=POSTGRES)
-        text += f"compression = {compression}\n" if compression else ""
+        text += (f"compression = {compression}\n" if compression else "") + settings
         (self.folder / "barman.d" / f"{name}.conf").write_text(text)
         for folder in ("wals", "incoming", "streaming", "base", "errors"):
             (self.home / name / folder).mkdir(parents=True)

@@ -53,6 +53,7 @@ class _Replies(asyncio.StreamReader):
             most = min(most, harm.after - self._count)
         data = await self._reader.read(most)
         self._count += len(data)
+        self._network.brought += len(data)
         return data
 
 
@@ -66,19 +67,23 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 class Network:
     """Relay `port` to another port of loopback, `delay` seconds away.
 
+    rate: bytes a second that all connections together bring; 0: no limit.
+
     The end of the `with` block ends the relay. `harm` is done to all connections, or to
     the next `harmed` ones, until it is set to None: a silent connection then goes on.
     """
 
-    def __init__(self, target: int, delay: float = 0.0) -> None:
+    def __init__(self, target: int, delay: float = 0.0, rate: int = 0) -> None:
         self.port = free_port()
         self.harm: Harm | None = None
         self.harmed: int | None = None
-        # How many connections were made.
+        # How many connections were made, and how many bytes they have brought.
         self.connections = 0
+        self.brought = 0
         self._is_partitioned = False
         self._target = target
         self._delay = delay
+        self._back = Link(rate)
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -117,10 +122,9 @@ class Network:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target, limit=CHUNK)
         replies = _Replies(self, far_reader, writer)
         self._open.add(writer)
-        there, back = Link(0), Link(0)
         try:
             await asyncio.gather(
-                carry(reader, far_writer, there, self._delay), carry(replies, writer, back, self._delay)
+                carry(reader, far_writer, Link(0), self._delay), carry(replies, writer, self._back, self._delay)
             )
         except asyncio.CancelledError:  # the end of the relay, which asyncio would report
             for each in (writer, far_writer):

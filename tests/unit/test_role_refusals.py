@@ -37,7 +37,9 @@ PIPE, LINK = "|", "-> /etc/shadow"
 # the words of the refusal.
 REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
     "missing": ({"standby_barman_server": None}, "15", {}, "missing required arguments: standby_barman_server"),
-    "choice": ({"standby_compression": "lz4"}, "15", {}, "standby_compression must be one of: none, gzip, bzip2"),
+    "choice": ({"standby_compression": "lz4"}, "15", {}, "standby_compression must be one of: auto, none, gzip, bzip2"),
+    "rate": ({"standby_rate_limit": "20MB"}, "15", {}, "standby_rate_limit: 20MB .* is no number of bytes a second"),
+    "rate-little": ({"standby_rate_limit": "63k"}, "15", {}, "standby_rate_limit: 63k .* or less than 64k"),
     "misspelt": (
         {"standby_barman_sever": "angus"},
         "15",

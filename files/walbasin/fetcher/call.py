@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from walbasin import policy
-from walbasin.fetcher.options import Options
+from walbasin.fetcher.options import NO_COMPRESSION, Options
 from walbasin.local import data_directory
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.spool import Spool
@@ -38,18 +38,20 @@ class Call(NamedTuple):
         # Import late: a spool hit does not need it.
         from walbasin.remote.archive import Archive
         from walbasin.remote.ssh import Remote
-        from walbasin.wal.getwal import Request
+        from walbasin.wal.getwal import COMPRESSIONS, Request
 
         options, promotion_files = self.options, self.promotion_files()
         request = Request(
             options.server_name,
             options.wal_name,
             config=options.config,
-            compression=options.compression,
+            compression=options.compression if options.compression in COMPRESSIONS else "",
             keep_compression=options.keep_compression,
         )
+        gate_compression = "" if options.compression == NO_COMPRESSION else options.compression
         remotes = [Remote(host, options.user, options.port, options.ssh_config) for host in options.barman_hosts]
-        return tuple(Archive(remote, request, self.cluster, promotion_files) for remote in remotes)
+        archive = Archive(remotes[0], request, self.cluster, promotion_files, gate_compression, options.rate_limit)
+        return tuple(archive._replace(remote=remote) for remote in remotes)
 
     def host_memory(self) -> "HostMemory":
         """Return what is known of the Barman hosts."""

@@ -1,21 +1,28 @@
 """Parse the command line: every option of Barman's own tool, with its meaning."""
 
 import argparse
+import re
 from typing import List, NoReturn, Optional, Sequence, Tuple
 
 from walbasin import VERSION, policy
 from walbasin.local import ipc
-from walbasin.wal import segment
+from walbasin.wal import getwal, protocol, segment
 
 # The stock tool's folder. The spool trusts nothing that it finds there.
 SPOOL = "/var/tmp/barman-wal-restore"  # noqa: S108
 # Seconds that a point-in-time recovery tries.
 RETRY_SECONDS = 600
+# Bytes a second: what --rate-limit's suffixes stand for, and the least that it may be.
+# Less would be a trickle, which counts as silence (remote/ssh.py).
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+LEAST_RATE = 64 * 10**3
 # The forms of --status.
 PLAIN, JSON, PROMETHEUS = "plain", "json", "prometheus"
 # --status needs no file. It needs a place in the data directory that it is about: the
 # one that it is called in.
 SOME_DESTINATION = "pg_wal/RECOVERYXLOG"
+# What --compress takes, beside protocol.COMPRESSIONS.
+NO_COMPRESSION = "none"
 # Barman hosts that one command line may name.
 MOST_HOSTS = 8
 
@@ -42,6 +49,7 @@ class Options(argparse.Namespace):
     sleep: int
     parallel: int
     compression: str
+    rate_limit: int
     keep_compression: bool
     partial: bool
     test: bool
@@ -68,6 +76,21 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "number"
+
+
+def parse_rate(text: str) -> int:
+    """Return bytes a second. Raises ArgumentTypeError.
+
+    >>> parse_rate("20M")
+    20000000
+    """
+    match = re.fullmatch(r"([0-9]+)([kMG]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes a second, such as 20M (with k, M or G)")
+    rate = int(match.group(1)) * UNITS[match.group(2)]
+    if rate < LEAST_RATE:
+        raise argparse.ArgumentTypeError(f"{text!r} is too little: {LEAST_RATE // UNITS['k']}k a second is the least")
+    return rate
 
 
 def _parser(has_file: bool = True) -> argparse.ArgumentParser:
@@ -104,9 +127,24 @@ def _parser(has_file: bool = True) -> argparse.ArgumentParser:
             dest="compression",
             action="store_const",
             const=name,
-            default="",
+            default=protocol.ADAPTIVE,
             help=f"transfer with {name}",
         )
+    compression.add_argument(
+        "--compress",
+        dest="compression",
+        choices=(protocol.ADAPTIVE, NO_COMPRESSION, *getwal.COMPRESSIONS, protocol.ZSTD),
+        default=protocol.ADAPTIVE,
+        help="how to transfer what is stored plain; auto: with zstd or gzip while the link is what holds recovery up, "
+        "if there is a gate (default: %(default)s)",
+    )
+    add(
+        "--rate-limit",
+        type=parse_rate,
+        default=0,
+        metavar="BYTES",
+        help="bytes a second of all connections together, such as 20M (default: no limit)",
+    )
     add("--keep-compression", action="store_true", help="transfer files as they are stored, decompress them here")
     add("-P", "--partial", action="store_true", help="deliver the last .partial, when there is nothing else")
     add("-t", "--test", action="store_true", help="test the way to Barman and back, and deliver nothing")

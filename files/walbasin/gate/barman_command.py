@@ -1,12 +1,11 @@
 """Run `barman get-wal` for as long as its client is there, and leave nothing behind."""
 
-import contextlib
 import os
 import select
-import signal
 import time
-from typing import Callable, Dict
+from typing import Callable
 
+from walbasin.gate import child
 from walbasin.wal import getwal
 
 # Seconds without a byte from Barman. A fetcher waits as long for what Barman has to
@@ -16,18 +15,10 @@ SILENCE_LIMIT = 600
 SIGN_INTERVAL = 2
 # Bytes that are read at a time.
 CHUNK = 256 * 1024
-# What a client can set through sshd (AcceptEnv) does not reach Barman and its children.
-VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ")
 
 
 class BarmanError(Exception):
     """Report that Barman did not do its work; the text says why."""
-
-
-def environment() -> Dict[str, str]:
-    """Return the environment that Barman gets."""
-    kept = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    return {**kept, "LC_ALL": "C.UTF-8"}
 
 
 def run(request: getwal.Request, on_data: Callable[[bytes], None], client: int, stderr: int) -> int:
@@ -45,32 +36,23 @@ def run(request: getwal.Request, on_data: Callable[[bytes], None], client: int, 
         os.close(stdout)
         try:
             _relay(source, on_data, client)
-            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+            child.wait(process)
         finally:
-            status = _end(process)
+            status = child.end(process)
     finally:
         os.close(source)
     return status
 
 
 def _start(request: getwal.Request, stdout: int, stderr: int) -> int:
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.posix_spawnp(
-            "barman",
-            ["barman", *getwal.arguments(request)],
-            environment(),
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, stdout, 1),
-                (os.POSIX_SPAWN_DUP2, stderr, 2),
-            ],
-            # A group of its own: whatever Barman has started ends with it.
-            setpgroup=0,
-            setsigdef=[signal.SIGPIPE],
-        )
+        return child.start(["barman", *getwal.arguments(request)], null, stdout, stderr)
     except OSError as error:
         os.close(stdout)
         raise BarmanError(f"cannot run barman: {error.strerror} (looked in {os.environ.get('PATH', '')})") from error
+    finally:
+        os.close(null)
 
 
 def _relay(source: int, on_data: Callable[[bytes], None], client: int) -> None:
@@ -89,11 +71,3 @@ def _relay(source: int, on_data: Callable[[bytes], None], client: int) -> None:
         if data:
             end = time.monotonic() + SILENCE_LIMIT
     raise BarmanError(f"barman get-wal has sent nothing for {SILENCE_LIMIT} seconds")
-
-
-def _end(process: int) -> int:
-    """End what is left of a group whose first process was not waited for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
-    _, status = os.waitpid(process, 0)
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

@@ -87,12 +87,13 @@ def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:
         _learn(options.learn, address)
     # Apart, so that commands that hang do not keep the fetcher's connections out.
     kind = "connection" if isinstance(asked, protocol.Opening) else "command"
-    if not connection_limit.acquire_slot(" ".join([address, kind, options.config, *options.servers])):
+    owner = " ".join([address, options.config, *options.servers])
+    if not connection_limit.acquire_slot(f"{kind} {owner}"):
         raise getwal.Refused(f"this key has {connection_limit.MOST} {kind}s already, which is as many as it may have")
     if isinstance(asked, protocol.Opening):
         from walbasin.gate import server
 
-        return server.run(asked, key)
+        return server.run(asked, key, owner)
     if isinstance(asked, protocol.ListQuery):
         return _list(asked)
     _check_archive(asked)

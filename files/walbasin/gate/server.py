@@ -7,10 +7,13 @@ import syslog
 import time
 from typing import Optional
 
-from walbasin.gate import barman_archive, barman_command, barman_config, client
+from walbasin.gate import barman_archive, barman_command, barman_config, client, compressor
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.gate.barman_archive import ArchiveMissing
 from walbasin.gate.barman_config import UnknownFolders
+from walbasin.gate.compressor import CompressorFailed
+from walbasin.gate.connection_limit import Core
+from walbasin.gate.link import WORTHWHILE, Link
 from walbasin.wal import compression, getwal, protocol, segment
 from walbasin.wal.protocol import Opening
 
@@ -20,14 +23,22 @@ IDLE_LIMIT = 300
 # Bytes that are read at a time, and that the kernel sends at a time.
 CHUNK = 256 * 1024
 PIECE = 4 << 20
+# Bytes between two looks whether the rest should be compressed.
+STEP = 1 << 20
 
 
 class Server:
     """Answer the requests of one connection, in their order."""
 
-    def __init__(self, opening: Opening, key: AuthorizedKey) -> None:
+    def __init__(self, opening: Opening, key: AuthorizedKey, owner: str = "") -> None:
+        """owner: what the connections of this key have in common, and no others."""
         self.opening = opening
         self.key = key
+        # The program that compresses, or an empty string.
+        self._method = ""
+        if opening.compression in (protocol.ZSTD, protocol.ADAPTIVE):
+            self._method = compressor.choose_method(opening.accepts)
+            self._link, self._core = Link(WORTHWHILE.get(self._method, 0.0)), Core(owner)
         self.folders: Optional[barman_archive.Folders] = None
         # What the connection has come to, for the auth log.
         self.files = self.sent_bytes = self.absent = self.errors = self.refused = 0
@@ -109,42 +120,97 @@ class Server:
 
     def _send(self, name: str, descriptor: int, length: int) -> None:
         try:
-            stored = compression.detect_compression(os.pread(descriptor, compression.MAGIC_LENGTH, 0))
-            if stored and stored not in self.opening.accepts:
+            start = os.pread(descriptor, compression.MAGIC_LENGTH, 0)
+            stored = compression.detect_compression(start)
+            is_segment = segment.is_segment_name(name)
+            # What is no WAL page comes from a filter of the user's own.
+            is_known = stored in self.opening.accepts if stored else not is_segment or segment.may_be_page(start)
+            if not is_known:
                 self._send_from_barman(name)
                 return
             host = f" (SSH host: {self._address})" if self._address else ""
             self._log.info("Sending WAL '%s' for server '%s' to standard output%s", name, self.opening.server, host)
-            if self.opening.compression and not stored and segment.is_segment_name(name):
-                self._send_compressed(descriptor)
-                return
-            client.write(protocol.HEADER.pack(protocol.DATA, length))
-            sent = 0
-            while sent < length:
-                with client.time_limit():
-                    count = os.sendfile(client.STDOUT, descriptor, sent, min(length - sent, PIECE))
-                if count == 0:  # it became shorter: the promise of the header cannot be kept
-                    raise BrokenPipeError
-                sent += count
-                self.sent_bytes += count
+            if stored or not is_segment:
+                self._send_plain(descriptor, 0, length)
+            else:
+                self._send_segment(descriptor, length)
             self._send_end()
+        except CompressorFailed as reason:
+            self._method = ""
+            self._send_error(str(reason))
         finally:
             os.close(descriptor)
 
-    def _send_compressed(self, descriptor: int) -> None:
-        compressor = compression.make_compressor(self.opening.compression)
+    def _send_segment(self, descriptor: int, length: int) -> None:
+        """Send a segment that is stored plain. Raises CompressorFailed."""
+        asked = self.opening.compression
+        if asked in getwal.COMPRESSIONS:
+            self._send_compressed(descriptor, asked)
+        elif asked == protocol.ADAPTIVE and self._method:
+            self._send_adaptively(descriptor, length)
+        elif self._method:
+            self._send_through_program(descriptor)
+        else:
+            self._send_plain(descriptor, 0, length)
+
+    def _send_plain(self, descriptor: int, start: int, length: int) -> None:
+        """Send `length` bytes of a file as they are, from byte `start` on."""
+        client.write(protocol.HEADER.pack(protocol.DATA, length))
+        position, end = start, start + length
+        while position < end:
+            with client.time_limit():
+                count = os.sendfile(client.STDOUT, descriptor, position, min(end - position, PIECE))
+            if count == 0:  # it became shorter: the promise of the header cannot be kept
+                raise BrokenPipeError
+            position += count
+            self.sent_bytes += count
+
+    def _send_compressed(self, descriptor: int, name: str) -> None:
+        compressing = compression.make_compressor(name)
         while True:
             data = os.read(descriptor, CHUNK)
-            compressed = compressor.compress(data) if data else compressor.flush()
+            compressed = compressing.compress(data) if data else compressing.flush()
             if compressed:
                 self._send_data(compressed)
             if not data:
                 break
-        self._send_end()
+
+    def _send_adaptively(self, descriptor: int, length: int) -> None:
+        """Send a file, or its rest, compressed when that is faster.
+
+        Raises CompressorFailed.
+        """
+        sent = 0
+        self._link.begin_file()
+        while sent < length and not self._link.should_compress():
+            step = min(STEP, length - sent)
+            self._send_plain(descriptor, sent, step)
+            sent += step
+            self._link.note_plain(step, is_end=sent == length)
+        if sent < length:
+            if sent:
+                self._send_frame(protocol.REST)
+                os.lseek(descriptor, sent, os.SEEK_SET)
+            self._link.begin_compressed()
+            self._send_through_program(descriptor)
+            self._link.note_compressed(length - sent)
+        self._link.end_file(length)
+
+    def _send_through_program(self, descriptor: int) -> None:
+        """Send the compressed form of a file from its position on.
+
+        Raises CompressorFailed.
+        """
+        with contextlib.closing(compressor.compress(descriptor, self._method, self._core)) as pieces:
+            for piece in pieces:
+                self._send_data(piece)
 
     def _send_from_barman(self, name: str) -> None:
         """Send what only Barman itself can find or decompress."""
-        request = getwal.Request(self.opening.server, name, self.opening.config, compression=self.opening.compression)
+        # Tell at once that Barman is at work: other connections then help.
+        self._send_frame(protocol.DATA)
+        asked = self.opening.compression if self.opening.compression in getwal.COMPRESSIONS else ""
+        request = getwal.Request(self.opening.server, name, self.opening.config, compression=asked)
         # In memory: the disk of a backup server is full one day, and then WAL must
         # still get out.
         with os.fdopen(os.memfd_create("stderr"), "w+b") as stderr:
@@ -186,9 +252,12 @@ class Server:
         client.write(protocol.frame(kind, content))
 
 
-def run(opening: Opening, key: AuthorizedKey) -> int:
-    """Serve a connection. Return 0: its end is no error, however it comes."""
-    server = Server(opening, key)
+def run(opening: Opening, key: AuthorizedKey, owner: str = "") -> int:
+    """Serve a connection. Return 0: its end is no error, however it comes.
+
+    owner: see Server.
+    """
+    server = Server(opening, key, owner)
     with contextlib.suppress(OSError):  # the fetcher is gone
         server.run()
     server.log_summary()

@@ -127,6 +127,7 @@ class Prefetcher:
         self._notice = ""
         # Who waits for a file.
         self._waiting: Dict[str, List[OnResult]] = {}
+        loop.urgent = lambda: self._waiting
         self._in_flight: Dict[str, InFlightFetch] = {}
         # What the archive did not have since the last request.
         self._absent: Set[str] = set()

@@ -71,7 +71,7 @@ class PrefetchServer:
         self.fingerprint = config.fingerprint
         self.listener = listener
         self.startup_process = startup_process
-        self.loop = EventLoop()
+        self.loop = EventLoop(config.archives[0].rate_limit)
         self.prefetcher = Prefetcher(config.spool, config.archives, config.jobs, self.cluster.segment_size, self.loop)
         # Of each client, what it has sent so far.
         self.clients: Dict[socket.socket, bytes] = {}

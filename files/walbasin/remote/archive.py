@@ -22,12 +22,16 @@ class Archive(NamedTuple):
 
     request: what is the same for all requests. cluster: None if it is not known.
     promotion_files: as soon as one of them is there, nobody waits for an answer.
+    gate_compression: see protocol.Opening; that of `request` is for Barman itself.
+    rate_limit: bytes a second that all connections may bring; 0 for no limit.
     """
 
     remote: Remote
     request: Request
     cluster: Optional[DataDirectory]
     promotion_files: Tuple[str, ...] = ()
+    gate_compression: str = ""
+    rate_limit: int = 0
 
     def request_for(self, name: str, **changes: object) -> Request:
         """Return the request for a file."""
@@ -40,7 +44,7 @@ class Archive(NamedTuple):
     def opening(self) -> protocol.Opening:
         """Return what opens a connection to the gate."""
         accepts = compression.supported_compressions()
-        return protocol.Opening(self.request.server, accepts, self.request.compression, self.request.config)
+        return protocol.Opening(self.request.server, accepts, self.gate_compression, self.request.config)
 
     def longest(self, name: str) -> int:
         """Return the bytes that a file can have, not compressed, in this cluster."""
@@ -126,7 +130,8 @@ def fetch(
     Raises NotInArchive, FetchError, InvalidWal, and OSError when the destination cannot
     be written.
     """
-    with EventLoop() as loop:
+    with EventLoop(archive.rate_limit) as loop:
+        loop.urgent = lambda: (name,)
         with whole_file(destination) as file:
             output, writer = RemoteOutput(), DecompressingWriter(file, archive.longest(name))
             loop.add(Session(archive.remote, archive.request_for(name, partial=partial), writer.write, output.end))

@@ -33,7 +33,8 @@ def fetch(
     on_notice is called with what is worth knowing of a file that has come. beside is
     waited for. Raises what archive.fetch does.
     """
-    with EventLoop() as loop:
+    with EventLoop(archives[0].rate_limit) as loop:
+        loop.urgent = lambda: (name,)
         sources = [(each, Sessions(each, loop)) for each in archives]
         hosts = SeveralHosts(sources, loop, memory, on_notice)
         is_begun = False

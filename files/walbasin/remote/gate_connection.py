@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from typing import Callable, Deque, Iterable, Optional, Protocol
+from typing import Callable, Deque, Iterable, List, Optional, Protocol
 
 from walbasin.remote import ssh
 from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
@@ -76,6 +76,8 @@ class GateConnection(ssh.Connection):
         # Of the last answer that brought a file: when it ended, and its bytes a second.
         self.answered_at = 0.0
         self.rate = 0.0
+        # Barman itself had to be asked for the last file.
+        self.needs_barman = False
         self._first_request_at = 0.0
         self._on_lost = on_lost
         self._pending: Deque[FetchHandler] = deque()
@@ -115,6 +117,13 @@ class GateConnection(ssh.Connection):
 
     def silence_limit(self) -> int:
         return super().silence_limit() if self._has_first_byte or not self.is_open else LOOKUP_LIMIT
+
+    def names(self) -> List[str]:
+        return [handler.name for handler in self._pending]
+
+    def resume(self, seconds: float) -> None:
+        super().resume(seconds)
+        self.awaits_since += seconds
 
     def touch(self) -> None:
         if self.is_open:
@@ -196,7 +205,9 @@ class GateConnection(ssh.Connection):
             self._begin_content()
         elif self._kind == protocol.DATA and not self._has_first_byte:
             self._note_work()
-        if self._kind == protocol.END:
+        if self._kind == protocol.REST:
+            self._begin_rest()
+        elif self._kind == protocol.END:
             self._complete(self._error)
         elif self._kind == protocol.ABSENT:
             self._complete(NotInArchive())
@@ -218,9 +229,18 @@ class GateConnection(ssh.Connection):
             self.touch()
             handler.on_first_byte()
 
+    def _begin_rest(self) -> None:
+        """Note that the rest of the file comes compressed. Raises FetchError."""
+        if self._error is not None:
+            return
+        try:
+            self._pending[0].incoming.expect_compressed_rest()
+        except InvalidWal as error:
+            self._error = error
+
     def _note_work(self) -> None:
         """Wait on: the gate says that Barman is at work on the file."""
-        self._is_worked_on = True
+        self._is_worked_on = self.needs_barman = True
         if time.monotonic() - self.awaits_since < ssh.COMPUTE_LIMIT:
             self.touch()
 
@@ -233,10 +253,13 @@ class GateConnection(ssh.Connection):
         Read it to its end even when it cannot be used: the next answer is behind it.
         """
         incoming = self._pending[0].incoming
+        most = self._left if self._buffer else self.may_read(self._left)
+        if most == 0:
+            raise BlockingIOError
         try:
-            moved = None if self._buffer or self._error else incoming.splice(self.stdout, self._left)
+            moved = None if self._buffer or self._error else incoming.splice(self.stdout, most)
             if moved is None:
-                data = self._read(min(self._left, CHUNK))
+                data = self._read(min(most, CHUNK))
                 moved = len(data)
                 self._count(moved)
                 if data and self._error is None:
@@ -265,10 +288,11 @@ class GateConnection(ssh.Connection):
 
     def _complete(self, error: Optional[Exception]) -> None:
         """Hand the awaited answer over, and await the next one."""
-        self._has_first_byte, self._is_worked_on, self._error = False, False, None
         if self.arrived:
+            self.needs_barman = self._is_worked_on
             self.answered_at = time.monotonic()
             self.rate = self.arrived / max(self.answered_at - self.awaits_since, 0.001)
+        self._has_first_byte, self._is_worked_on, self._error = False, False, None
         self._await_next()
         self._pending.popleft().on_complete(error)
         self.touch()

@@ -38,7 +38,7 @@ def fetch(archive: Archive, name: str, destination: str, folder: Optional[str]) 
     folder: for what has to be kept meanwhile. Raises NoGate, NotInArchive, FetchError,
     InvalidWal, OSError.
     """
-    with EventLoop() as loop, whole_file(destination) as file:
+    with EventLoop(archive.rate_limit) as loop, whole_file(destination) as file:
         incoming = IncomingFile(file, lambda: tempfile.TemporaryFile(dir=folder), archive.longest(name))  # noqa: SIM115
         single = SingleFetch(name, incoming)
         try:

@@ -101,7 +101,13 @@ class GatePool:
         return True
 
     def has_capacity(self, _in_flight: int) -> bool:
-        """Return whether another request would not only wait."""
+        """Return whether another request would not only wait.
+
+        Where only Barman can decompress the archive, each of its calls computes for
+        long, and sends little: as many run side by side as there may be.
+        """
+        if any(connection.needs_barman for connection in self._connections):
+            self._wanted = min(MOST_CONNECTIONS, self._jobs)
         with contextlib.suppress(FetchError):  # those that are there go on
             while len(self._connections) < self._wanted:
                 self._add()

@@ -7,7 +7,7 @@ import re
 import selectors
 import subprocess
 import time
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Set
+from typing import Callable, Container, Dict, List, Mapping, NamedTuple, Optional, Protocol, Set, Tuple
 
 from walbasin.local.debug import debug
 from walbasin.remote.errors import (
@@ -18,6 +18,7 @@ from walbasin.remote.errors import (
     ReadTimeout,
     RemoteError,
 )
+from walbasin.remote.rate_limit import RateLimit
 from walbasin.wal import segment
 
 # Seconds: to connect, without a sign of life, and for the end of a former master.
@@ -162,6 +163,8 @@ class Connection:
         self.deadline = self.last_sign + CONNECT_LIMIT + SILENCE_LIMIT
         # Bytes that have come since the time limit was last moved.
         self._counted = 0
+        # What all connections of the loop may read together.
+        self.rate_limit: Optional[RateLimit] = None
 
     def receive(self, descriptor: int) -> bool:
         """Read what is there. Return False at the end of that pipe."""
@@ -191,9 +194,24 @@ class Connection:
     def count(self, received: int) -> None:
         """Note that bytes of an answer have come. A trickle of them gains no time."""
         self.last_sign = time.monotonic()
+        if self.rate_limit is not None:
+            self.rate_limit.spend(received)
         self._counted += received
         if self._counted >= LEAST:
             self.touch()
+
+    def may_read(self, most: int) -> int:
+        """Return how many bytes of a file may be read now, `most` at most."""
+        return most if self.rate_limit is None else min(most, self.rate_limit.allowance())
+
+    def resume(self, seconds: float) -> None:
+        """Go on after a pause in which nobody has read: it was no silence."""
+        self.last_sign += seconds
+        self.deadline += seconds
+
+    def names(self) -> List[str]:
+        """Return the files that it brings, or will bring."""
+        return []
 
     def has_begun(self) -> bool:
         """Return whether what is awaited needs no more time to begin."""
@@ -297,8 +315,15 @@ class Session(Connection):
             return RemoteError(f"Barman on {self.remote.host} has sent nothing for {COMPUTE_LIMIT} seconds")
         return super().timeout_error()
 
+    def names(self) -> List[str]:
+        # Of what is no file, no name.
+        return [getattr(self.command, "wal_name", "")]
+
     def receive_stdout(self) -> bool:
-        data = os.read(self.stdout, CHUNK)
+        most = self.may_read(CHUNK)
+        if most == 0:
+            return True
+        data = os.read(self.stdout, most)
         if data:
             if not self.has_answered:
                 self.has_answered = True
@@ -362,9 +387,15 @@ class EventLoop:
     Leaving the block ends what is still there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate_limit: int = 0) -> None:
+        """rate_limit: bytes a second of all connections together; 0 for no limit."""
+        # Gives the files that are waited for: under a limit they go first.
+        self.urgent: Callable[[], Container[str]] = tuple
         self._selector = selectors.DefaultSelector()
         self._open: Dict[Connection, Set[int]] = {}
+        self._rate_limit = RateLimit(rate_limit) if rate_limit else None
+        # Connections that are not read until the limit allows it, and since when.
+        self._paused: Dict[Connection, float] = {}
 
     def __enter__(self) -> "EventLoop":
         return self
@@ -379,6 +410,7 @@ class EventLoop:
 
     def add(self, connection: Connection) -> None:
         """Wait for a connection as well."""
+        connection.rate_limit = self._rate_limit
         self._open[connection] = set(connection.descriptors)
         for descriptor in connection.descriptors:
             self._selector.register(descriptor, selectors.EVENT_READ, connection)
@@ -393,14 +425,47 @@ class EventLoop:
 
     def run_once(self, limit: float = SILENCE_LIMIT) -> None:
         """Wait for the next event, `limit` seconds at most, and handle it."""
-        nearest = min((connection.deadline for connection in self._open), default=math.inf) - time.monotonic()
-        for key, _ in self._selector.select(max(0.0, min(nearest, limit))):
+        wait = limit if self._rate_limit is None else min(limit, self._pause_or_resume(self._rate_limit))
+        awaited = self._open if not self._paused else [one for one in self._open if one not in self._paused]
+        nearest = min((connection.deadline for connection in awaited), default=math.inf) - time.monotonic()
+        for key, _ in self._in_order(self._selector.select(max(0.0, min(nearest, wait)))):
             if not isinstance(key.data, Connection):
                 key.data()
             elif key.data in self._open:
                 self._receive(key.data, key.fd)
-        for connection in [one for one in self._open if one.deadline <= time.monotonic()]:
+        for connection in [one for one in self._open if one.deadline <= time.monotonic() and one not in self._paused]:
             self.finish(connection, connection.timeout_error())
+
+    def _pause_or_resume(self, rate_limit: RateLimit) -> float:
+        """Read from connections while the limit allows it.
+
+        Returns the seconds until it will, infinity where it does.
+        """
+        wait, now = rate_limit.refill(), time.monotonic()
+        if wait > 0:
+            for connection in [one for one in self._open if one not in self._paused]:
+                self._paused[connection] = now
+                with contextlib.suppress(KeyError):  # that pipe has ended
+                    self._selector.unregister(connection.stdout)
+            return wait
+        paused, self._paused = self._paused, {}
+        for connection, since in paused.items():
+            connection.resume(now - since)
+            if connection.stdout in self._open[connection]:
+                self._selector.register(connection.stdout, selectors.EVENT_READ, connection)
+        return math.inf
+
+    def _in_order(self, events: List[Tuple[selectors.SelectorKey, int]]) -> List[Tuple[selectors.SelectorKey, int]]:
+        """Return what can be read, first what is waited for, when there is a limit."""
+        if self._rate_limit is None:
+            return events
+        urgent = self.urgent()
+
+        def is_last(event: Tuple[selectors.SelectorKey, int]) -> bool:
+            data = event[0].data
+            return isinstance(data, Connection) and not any(name in urgent for name in data.names())
+
+        return sorted(events, key=is_last)
 
     def run_until(self, is_done: Callable[[], bool], step: float = SILENCE_LIMIT) -> None:
         """Handle events until it is done, or until no connection is left.
@@ -443,6 +508,7 @@ class EventLoop:
 
     def abort(self, connection: Connection) -> None:
         """End a connection without telling it."""
+        self._paused.pop(connection, None)
         for descriptor in self._open.pop(connection):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(descriptor)

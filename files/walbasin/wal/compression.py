@@ -112,10 +112,11 @@ def allow_all(_length: int) -> None:
 
 def supported_compressions() -> Tuple[str, ...]:
     """Return the compressions that can be decompressed on this host."""
-    return (*DECOMPRESSORS, *filter(_is_installed, PROGRAMS))
+    return (*DECOMPRESSORS, *filter(is_installed, PROGRAMS))
 
 
-def _is_installed(program: str) -> bool:
+def is_installed(program: str) -> bool:
+    """Return whether a program is in the PATH."""
     # Do not use shutil.which: it imports every compression that Python knows.
     paths = (os.path.join(folder, program) for folder in os.get_exec_path())
     return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)
@@ -213,14 +214,17 @@ class DecompressingWriter:
     After `finish`, `length` is their number and `header` the first of them.
     """
 
-    def __init__(self, file: BinaryIO, longest: int, check_space: Callable[[int], None] = allow_all) -> None:
+    def __init__(
+        self, file: BinaryIO, longest: int, check_space: Callable[[int], None] = allow_all, *, written: int = 0
+    ) -> None:
         """longest: bytes that the file can have decompressed.
 
         check_space: called before the file grows by that many bytes; what it raises
-        (OSError) is passed on.
+        (OSError) is passed on. written: bytes that the file has already: `header` is
+        then not known.
         """
         self.header = b""
-        self.length = 0
+        self.length = written
         self._file = file
         self._longest = longest
         self._longest_arrival = longest_compressed(longest)
@@ -252,7 +256,7 @@ class DecompressingWriter:
         stored = detect_compression(start)
         if stored in DECOMPRESSORS:
             self._decompressor = Decompressor(stored, self._longest)
-        elif stored in PROGRAMS and _is_installed(stored):
+        elif stored in PROGRAMS and is_installed(stored):
             import resource
             import subprocess
 
@@ -324,9 +328,10 @@ class DecompressingWriter:
 class IncomingFile:
     """Write the bytes of one file as they come, and decompress it when it is whole.
 
-    Plain files go to their place at once. Compressed ones go to a temporary file first,
-    so that no file waits while another is decompressed. After `finish`, `length` and
-    `header` are those of the decompressed file, as in DecompressingWriter.
+    What is plain goes to its place at once. What is compressed, a file or the rest of
+    one, goes to a temporary file first, so that no file waits while another is
+    decompressed. After `finish`, `length` and `header` are those of the decompressed
+    file, as in DecompressingWriter.
     """
 
     def __init__(
@@ -342,7 +347,7 @@ class IncomingFile:
         """
         self.header = b""
         self.length = 0
-        # How it is stored; empty when it is plain.
+        # How it comes, or its rest; empty when all of it is plain.
         self.compression = ""
         # Bytes that may arrive: of the plain file, once it is known to be one.
         self._longest_arrival = longest_compressed(longest)
@@ -354,6 +359,8 @@ class IncomingFile:
         self._next_check = 0
         self._received: Optional[BinaryIO] = None
         self._count = 0
+        # Bytes that came plain before a compressed rest.
+        self._plain_bytes = 0
         self._waiting = b""
 
     def write(self, data: bytes) -> None:
@@ -370,8 +377,20 @@ class IncomingFile:
         self.compression = detect_compression(start)
         if self.compression:
             self._received = self._create_temporary()
+        elif self._plain_bytes:
+            raise InvalidWal("its rest should be compressed, and is not")
         else:
             self._received, self._longest_arrival = self._file, self._longest
+
+    def expect_compressed_rest(self) -> None:
+        """Take what comes from now on for the compressed rest of a plain file.
+
+        Raises InvalidWal where there is no plain part, or a compressed rest already.
+        """
+        if self._received is not self._file or self._plain_bytes:
+            raise InvalidWal("a compressed rest of what is not plain")
+        self._received, self._plain_bytes = None, self._count
+        self._longest_arrival = longest_compressed(self._longest)
 
     def _put(self, data: bytes) -> None:
         assert self._received is not None
@@ -417,13 +436,12 @@ class IncomingFile:
             self._put(self._waiting)
         if self.compression:
             self._decompress()
-        else:
-            self.length = os.fstat(self._file.fileno()).st_size
-            self.header = os.pread(self._file.fileno(), segment.LONG_HEADER.size, 0)
+        self.length = os.fstat(self._file.fileno()).st_size
+        self.header = os.pread(self._file.fileno(), segment.LONG_HEADER.size, 0)
 
     def _decompress(self) -> None:
         assert self._received is not None
-        writer = DecompressingWriter(self._file, self._longest, self._check_space)
+        writer = DecompressingWriter(self._file, self._longest, self._check_space, written=self._plain_bytes)
         try:
             self._received.seek(0)
             while data := self._received.read(CHUNK):
@@ -431,7 +449,6 @@ class IncomingFile:
             writer.finish()
         finally:
             writer.close()
-        self.header, self.length = writer.header, writer.length
 
     def close(self) -> None:
         """Close the temporary file, if there is one."""

@@ -21,20 +21,27 @@ LIST = "list"
 
 # A frame: its kind, the length of its content in bytes, and the content.
 # A file is any number of DATA frames and an END. An empty DATA frame says that the gate
-# is at work on it.
+# is at work on it. Where the fetcher has asked for ADAPTIVE compression, an empty REST
+# frame among them says once that what follows is the compressed rest of the file.
 HEADER = struct.Struct(">cQ")
-DATA, END, ABSENT, ERROR = b"D", b".", b"A", b"E"
-FRAMES = (DATA, END, ABSENT, ERROR)
+DATA, REST, END, ABSENT, ERROR = b"D", b"Z", b".", b"A", b"E"
+FRAMES = (DATA, REST, END, ABSENT, ERROR)
 # Bytes.
 LONGEST_ERROR = 4096
 LONGEST_REQUEST = 64
+
+# How the gate compresses segments that are stored plain: zstd where both ends have it,
+# else gzip; always (ZSTD), or while the link is what holds recovery up (ADAPTIVE).
+ZSTD, ADAPTIVE = "zstd", "auto"
+# What a fetcher may ask for, beside nothing.
+COMPRESSIONS = (*getwal.COMPRESSIONS, ZSTD, ADAPTIVE)
 
 
 class Opening(NamedTuple):
     """Hold what all requests of a connection have in common.
 
     accepts: the compressions (see wal.compression) that the fetcher can decompress.
-    compression: how the gate compresses a file that is stored plain, or empty.
+    compression: how the gate compresses what is stored plain (COMPRESSIONS), or empty.
     config: Barman's configuration file, or empty.
     """
 
@@ -85,7 +92,7 @@ def parse_command(command_line: str) -> Union[Opening, ListQuery]:
             raise getwal.Refused(f"{word!r} is not served here")
         return ListQuery(_check_server(server), config)
     _, _, server, accepts, compression, config = words
-    if compression and compression not in getwal.COMPRESSIONS:
+    if compression and compression not in COMPRESSIONS:
         raise getwal.Refused(f"no compression {compression!r} here")
     return Opening(_check_server(server), tuple(accepts.split(",")), compression, config)
 

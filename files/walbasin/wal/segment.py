@@ -28,6 +28,8 @@ FLAGS = 0x000F
 BLOCK_SIZES = [1 << power for power in range(10, 17)]
 # Every release changes the low byte; 10 to 18 run from 0xD097 to 0xD118.
 MAGIC_RANGE = range(0xD000, 0xE000)
+# The byte of it that is the same in all releases, wherever its machine puts it.
+MAGIC_BYTES = range(0xD0, 0xE0)
 
 
 class InvalidWal(Exception):
@@ -115,6 +117,15 @@ def format_lsn(lsn: int) -> str:
     '1/ABC'
     """
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def may_be_page(start: bytes) -> bool:
+    """Return whether a WAL page can begin so, in either byte order.
+
+    >>> may_be_page(b"\\x10\\xd1"), may_be_page(b"\\xd1\\x10"), may_be_page(b"WALX")
+    (True, True, False)
+    """
+    return len(start) < 2 or start[0] in MAGIC_BYTES or start[1] in MAGIC_BYTES
 
 
 def verify_header(

@@ -16,10 +16,10 @@ def test_classic_options() -> None:
 def test_stock_defaults() -> None:
     options = parse(FOUR)
     assert (options.user, options.sleep, options.parallel, options.port) == ("barman", 0, 0, None)
-    assert (options.compression, options.keep_compression, options.partial) == ("", False, False)
+    assert (options.compression, options.keep_compression, options.partial) == ("auto", False, False)
     assert (options.config, options.ssh_config, options.test, options.mode) == ("", None, False, None)
     assert options.spool_dir == "/var/tmp/barman-wal-restore"
-    assert options.retry == 600
+    assert (options.retry, options.rate_limit) == (600, 0)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,12 @@ def test_stock_defaults() -> None:
         ("--gzip", "compression", "gzip"),
         ("-j", "compression", "bzip2"),
         ("--bzip2", "compression", "bzip2"),
+        ("--compress gzip", "compression", "gzip"),
+        ("--compress zstd", "compression", "zstd"),
+        ("--compress=none", "compression", "none"),
+        ("--rate-limit 20M", "rate_limit", 20_000_000),
+        ("--rate-limit=64000", "rate_limit", 64_000),
+        ("--rate-limit 1G", "rate_limit", 1_000_000_000),
         ("--keep-compression", "keep_compression", True),
         ("--any-timeline", "any_timeline", True),
         ("-P", "partial", True),
@@ -89,6 +95,24 @@ def test_status_without_wal_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        ("20m", "'20m' is no number of bytes a second, such as 20M"),
+        ("fast", "'fast' is no number"),
+        ("1.5M", "'1.5M' is no number"),
+        ("20MB", "'20MB' is no number"),
+        ("-1", "'-1' is no number"),
+        ("", "'' is no number"),
+        ("0", "'0' is too little: 64k a second is the least"),
+        ("20", "'20' is too little"),
+    ],
+)
+def test_wrong_rate_limit(rate: str, words: str) -> None:
+    with pytest.raises(UsageError, match=f"--rate-limit: .*{words}"):
+        parse(["--rate-limit", rate, *FOUR])
+
+
+@pytest.mark.parametrize(
     "words",
     [
         [],
@@ -102,6 +126,8 @@ def test_status_without_wal_name() -> None:
         ["--mode", "primary", *FOUR],
         ["--retry", "-5", *FOUR],
         ["-z", "-j", *FOUR],
+        ["-z", "--compress", "none", *FOUR],
+        ["--compress", "lzma", *FOUR],
         ["barman", "angus", "RECOVERYXLOG", "pg_wal/RECOVERYXLOG"],
         ["barman", "angus", f"{SEGMENT}.partial", "x"],
         ["barman", "angus", "%f", "%p"],
@@ -148,6 +174,8 @@ def test_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
             "--ssh-config",
             "--mode",
             "--retry",
+            "--compress",
+            "--rate-limit",
             "--accept-passive",
             "BARMAN_HOST",
             "WAL_DEST",

@@ -3,21 +3,23 @@
 The server runs in this process, or in one of our own, over pipes.
 """
 
+import bz2
+import gzip
 import os
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walbasin.gate import client, server
+from walbasin.gate import client, compressor, server
 from walbasin.gate.authorized_key import AuthorizedKey
-from walbasin.wal import protocol
+from walbasin.wal import compression, protocol
 
 from tests.support.wal_builder import MIB, build_segment
 
@@ -45,7 +47,7 @@ def config() -> Iterator[Path]:
         yield folder / "barman.conf"
 
 
-def replies(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
+def replies(config: Path, sent: bytes, opening: protocol.Opening = OPENING) -> list[tuple[bytes, bytes]]:
     """Send bytes to the gate, and return the frames (kind, content) of its replies.
 
     Asserts that the replies are frames.
@@ -56,7 +58,7 @@ def replies(config: Path, sent: bytes) -> list[tuple[bytes, bytes]]:
     with tempfile.TemporaryFile() as output, pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "STDIN", request)
         patch.setattr(client, "STDOUT", output.fileno())
-        server.Server(OPENING._replace(config=str(config)), NO_KEY).run()
+        server.Server(opening._replace(config=str(config)), NO_KEY).run()
         os.close(request)
         output.seek(0)
         data = output.read()
@@ -160,3 +162,94 @@ def test_unread_reply(short_limit_gate: "subprocess.Popen[bytes]", config: Path)
     short_limit_gate.stdin.write(NAMES[2].encode() + b"\n")
     assert short_limit_gate.wait(timeout=10) == 0
     file.unlink()
+
+
+class SlowLink:
+    """Have the gate compress from a byte on, whatever it measures."""
+
+    def __init__(self, _worthwhile: float) -> None:
+        self.plain = 0
+        self.compressed = 0
+
+    def begin_file(self) -> None:
+        self.plain = 0
+
+    def should_compress(self) -> bool:
+        return self.plain >= 2 * MIB
+
+    def note_plain(self, count: int, *, is_end: bool) -> None:
+        assert not is_end
+        self.plain += count
+
+    def begin_compressed(self) -> None: ...
+
+    def note_compressed(self, count: int) -> None:
+        self.compressed = count
+
+    def end_file(self, length: int) -> None:
+        assert self.plain + self.compressed == length
+
+
+@pytest.fixture
+def whole_segment(config: Path) -> Iterator[bytes]:
+    """Put a whole segment of 4 MiB into the archive, and return its content."""
+    content = build_segment(NAMES[2], size=4 * MIB)
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(content)
+    yield content
+    file.unlink()
+
+
+DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "bzip2": bz2.decompress,
+    "zstd": lambda data: subprocess.run(["zstd", "-dc"], input=data, stdout=subprocess.PIPE, check=True).stdout,
+}
+
+
+@pytest.mark.parametrize("accepts", [("gzip",), ("gzip", "zstd")])
+def test_compressed_rest(config: Path, whole_segment: bytes, accepts: tuple[str, ...]) -> None:
+    opening = OPENING._replace(accepts=accepts, compression=protocol.ADAPTIVE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "Link", SlowLink)
+        frames = replies(config, f"{NAMES[2]}\n{HISTORY}\n".encode(), opening)
+    rest = frames.index((protocol.REST, b""))
+    end = frames.index((protocol.END, b""))
+    plain = b"".join(content for _, content in frames[:rest])
+    assert plain == whole_segment[: 2 * MIB]
+    compressed = b"".join(content for _, content in frames[rest + 1 : end])
+    assert DECOMPRESS[accepts[-1]](compressed) == whole_segment[2 * MIB :]
+    assert frames[end + 1 :] == [(protocol.DATA, b"1\t0/3000000\treason\n"), (protocol.END, b"")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "accepts", "comes"),
+    [
+        ("", ("gzip", "zstd"), ""),
+        ("gzip", ("gzip", "zstd"), "gzip"),
+        ("bzip2", ("gzip", "zstd"), "bzip2"),
+        ("zstd", ("gzip", "zstd"), "zstd"),
+        ("zstd", ("gzip",), "gzip"),
+        ("zstd", (), ""),
+        ("auto", (), ""),
+    ],
+)
+def test_compression_asked_for(
+    config: Path, whole_segment: bytes, asked: str, accepts: tuple[str, ...], comes: str
+) -> None:
+    opening = OPENING._replace(accepts=accepts, compression=asked)
+    *pieces, end = replies(config, f"{NAMES[2]}\n".encode(), opening)
+    assert end == (protocol.END, b"")
+    assert {kind for kind, _ in pieces} == {protocol.DATA}
+    content = b"".join(content for _, content in pieces)
+    assert compression.detect_compression(content) == comes
+    assert DECOMPRESS.get(comes, bytes)(content) == whole_segment
+
+
+def test_failing_compressor(config: Path, whole_segment: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say that it failed, and send the next file plain."""
+    monkeypatch.setitem(compressor.PROGRAMS, "gzip", ["false"])
+    opening = OPENING._replace(compression=protocol.ZSTD)
+    first, *others = replies(config, 2 * f"{NAMES[2]}\n".encode(), opening)
+    assert first == (protocol.ERROR, b"gzip ended with status 1")
+    assert others == [(protocol.DATA, whole_segment), (protocol.END, b"")]

@@ -1,5 +1,6 @@
 """Give the fetcher's side of a connection whatever a hostile Barman host could send."""
 
+import gzip
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -181,5 +182,53 @@ def test_too_long(host_output: Path, replies: str, errors: list[type[Exception] 
     assert [type(request.ends[0]) if request.ends[0] else None for request in requests] == errors
     for request in requests:
         assert (host_output.parent / request.name).stat().st_size <= LONGEST + 1
+        request.incoming.close()
+        request.file.close()
+
+
+REST = protocol.frame(protocol.REST)
+PLAIN = bytes(range(256)) * 8
+
+
+def data(content: bytes) -> bytes:
+    return protocol.frame(protocol.DATA, content)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ([data(PLAIN[:1000]), REST, data(gzip.compress(PLAIN[1000:]))], PLAIN),
+        (
+            [data(PLAIN[:1000]), REST, data(gzip.compress(PLAIN[1000:])[:5]), data(gzip.compress(PLAIN[1000:])[5:])],
+            PLAIN,
+        ),
+        ([REST, data(gzip.compress(PLAIN))], InvalidWal),
+        ([data(gzip.compress(PLAIN)), REST, data(gzip.compress(PLAIN))], InvalidWal),
+        ([data(PLAIN[:1000]), REST, REST, data(gzip.compress(PLAIN[1000:]))], InvalidWal),
+        ([data(PLAIN[:1000]), REST, data(PLAIN[1000:])], InvalidWal),
+        ([data(PLAIN[:1000]), REST], InvalidWal),
+        ([data(PLAIN[:1000]), REST, data(gzip.compress(bytes(LONGEST)))], InvalidWal),
+    ],
+    ids=["", "in pieces", "of nothing", "of a compressed file", "twice", "not compressed", "empty", "too long"],
+)
+def test_compressed_rest(host_output: Path, frames: list[bytes], expected: bytes | type[Exception]) -> None:
+    """Take the rest of a file compressed, and go on with the next file in any case."""
+    end = protocol.frame(protocol.END)
+    host_output.write_bytes(b"".join([protocol.GREETING, b"\n", *frames, end, data(PLAIN), end]))
+    requests = [Handler(number, host_output.parent) for number in range(2)]
+    with EventLoop() as loop:
+        connection = GateConnection(Remote("barman"), OPENING, lambda *_: None)
+        loop.add(connection)
+        for request in requests:
+            connection.request(request)
+        loop.run_until(lambda: all(request.ends for request in requests))
+    first, second = requests
+    if isinstance(expected, bytes):
+        assert (first.ends, first.content()) == ([None], expected)
+    else:
+        with pytest.raises(expected):
+            raise first.ends[0] or AssertionError(first.content())
+    assert (second.ends, second.content()) == ([None], PLAIN)
+    for request in requests:
         request.incoming.close()
         request.file.close()

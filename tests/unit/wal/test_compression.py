@@ -419,6 +419,34 @@ def test_too_long_incoming_file(tmp_path: Path, start: bytes, most: int, way: st
 
 
 @pytest.mark.parametrize("form", INSTALLED)
+@pytest.mark.parametrize("way", ["write", "splice"])
+def test_compressed_rest(tmp_path: Path, form: str, way: str) -> None:
+    """Take the rest of a plain file compressed, to the last byte that there may be."""
+    half, rest = WAL[: MIB // 2], store(form, WAL[MIB // 2 :])
+    with (tmp_path / "file").open("w+b") as file, closing(make_incoming(file, MIB)) as incoming:
+        for content in (half, rest):
+            incoming.write(content[:100])
+            if way == "write":
+                incoming.write(content[100:])
+            else:
+                with tempfile.TemporaryFile() as source:
+                    source.write(content[100:])
+                    source.seek(0)
+                    cat = subprocess.Popen(["cat"], stdin=source, stdout=subprocess.PIPE)
+                    assert cat.stdout is not None
+                    while select.select([cat.stdout], [], [])[0] and incoming.splice(cat.stdout.fileno(), 1 << 30):
+                        pass
+                    cat.communicate()
+            if content is half:
+                incoming.expect_compressed_rest()
+        incoming.finish()
+        file.seek(0)
+        assert file.read() == WAL
+    assert (incoming.length, incoming.header) == (MIB, WAL[: segment.LONG_HEADER.size])
+    assert incoming.compression == form
+
+
+@pytest.mark.parametrize("form", INSTALLED)
 def test_no_space(form: str, tmp_path: Path) -> None:
     """Look for space while the file grows, and write no more where there is none."""
     room = MIB // 2

@@ -7,7 +7,7 @@ from walbasin.wal.protocol import ListQuery, Opening
 WORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=20)
 
 
-@given(WORD.filter(lambda text: not text.startswith("-")), st.sampled_from(["", "gzip", "bzip2"]), WORD)
+@given(WORD.filter(lambda text: not text.startswith("-")), st.sampled_from(["", *protocol.COMPRESSIONS]), WORD)
 def test_opening_round_trip(server: str, compression: str, config: str) -> None:
     opening = Opening(server, ("gzip", "zstd"), compression, config)
     assert protocol.is_ours(protocol.opening_line(opening))
