@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
+from ansible.template import trust_as_template  # type: ignore[import-untyped]
 
 from tests.support.role_templar import ROLE, cluster, load, slurped, value_of
 from tests.unit.test_templates import COMMAND
@@ -294,3 +295,34 @@ def test_members_with_different_commands() -> None:
 @pytest.mark.parametrize(("dynamic", "seconds"), [({}, 50), ({"loop_wait": 2}, 34), ({"loop_wait": None}, 30)])
 def test_patience(dynamic: Any, seconds: int) -> None:
     assert value_of("__standby_patroni_patience", **member(dynamic)) == seconds
+
+
+WELL = {"rc": 0, "stdout": "[]", "stderr": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        (
+            {"__standby_patroni_listed": {**WELL, "rc": 124, "stdout": ""}},
+            ": it took more than a minute. Run patronictl -c",
+        ),
+        ({"__standby_dynamic_shown": {**WELL, "rc": 124}}, ": it took more than a minute. Run patronictl -c"),
+        ({"__standby_patroni_listed": {**WELL, "rc": 1, "stderr": "Traceback\nNo etcd\n"}}, ": No etcd Run patronictl"),
+        (
+            {"__standby_patroni_listed": {**WELL, "rc": 1, "msg": "non-zero return code"}},
+            ": it says nothing. Run patronictl",
+        ),
+        ({"__standby_patroni_read": slurped("postgresql: {}")}, "does not say the name of the member"),
+        ({"__standby_patroni_read": slurped("7")}, "does not say the name of the member"),
+    ],
+)
+def test_patroni_that_does_not_tell(changes: Dict[str, Any], words: str) -> None:
+    known = {**member(), "__standby_dynamic_shown": WELL, "__standby_patroni_listed": WELL, **changes}
+    (block,) = (task for task in load(ROLE / "tasks/find_patroni.yml") if "block" in task)
+    (task,) = (each for each in block["block"] if "does not tell" in each["name"])
+    conditions = task["ansible.builtin.assert"]["that"]
+    assert all(value_of(f"({each}) | bool", **known) for each in conditions) is (words == "")
+    message = task["ansible.builtin.assert"]["fail_msg"]
+    assert words in value_of("message", **known, message=trust_as_template(message))
