@@ -139,9 +139,9 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 	@$(MAKE) bare
 	@$(MAKE) bench QUICK=1
 	@$(MAKE) ansible-cores
-	@$(MAKE) molecule SCENARIO="two_barmans faults day_two day_two_recovery_conf"
+	@$(MAKE) molecule SCENARIO="two_barmans faults day_two day_two_recovery_conf patroni"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
-	@$(MAKE) molecule SCENARIO=default DEBIAN=13
+	@$(MAKE) molecule SCENARIO="default patroni" DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 
@@ -183,11 +183,11 @@ lab-%: setup engine versions
 	@set -o pipefail; log=.cache/molecule-$*-$(DEBIAN).log; \
 	    molecule test --scenario-name $* 2>&1 | tee $$log && ! grep -E 'missing=[^0]' $$log
 
-demo: setup engine ## the story of two outages; KEEP=1 keeps the lab
-	@KEEP=$(KEEP) molecule/shared/demo
+demo: setup engine ## the story of two outages; KEEP=1 keeps the lab; PATRONI=1: of a cluster that leads itself
+	@KEEP=$(KEEP) PATRONI=$(PATRONI) molecule/shared/demo
 
 screenshots: packages ## draw the README's pictures of the console, in the lab
 	@$(MAKE) molecule SCENARIO=screenshots
 
-destroy: ## remove the lab that KEEP=1 left behind
-	@ansible-playbook --inventory molecule/shared/inventory molecule/shared/destroy.yml
+destroy: ## remove the lab that KEEP=1 left behind; PATRONI=1: that one
+	@ansible-playbook --inventory molecule/shared/inventory $(if $(PATRONI),--inventory molecule/patroni/inventory) molecule/shared/destroy.yml

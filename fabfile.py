@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from console import drill as drills
-from console import log, spool, table
+from console import log, patroni, spool, table
 from console import report as reports
 from console import status as statuses
 from console.hosts import Fleet
@@ -73,11 +73,13 @@ def status(
         survey.rows()
         time.sleep(INTERVAL)
         rows = survey.rows()
+        clusters = patroni.survey(fleet)
     if json:
         print(*map(_to_json, rows), sep="\n")
     else:
-        Console().print(table.table(rows))
-    sys.exit(2 if all(row.role in statuses.UNASKED for row in rows) else any(row.problems for row in rows))
+        Console().print(table.table(rows), *([patroni.table(clusters)] if clusters else []))
+    problems = [*(row.problems for row in rows), *(members.problem for members in clusters)]
+    sys.exit(2 if all(row.role in statuses.UNASKED for row in rows) else any(problems))
 
 
 def _to_json(row: Row) -> str:

@@ -96,9 +96,11 @@ def refusals(standby: Standby, now: Snapshot, around: Surroundings) -> Iterator[
         yield f"commits may wait for it (synchronous_standby_names = '{around.synchronous}')"
     if any(host.startswith("/") for host, _ in around.primaries):
         yield "it streams through a local socket, which cannot be cut"
-    manager = FAILOVER_MANAGER.search(around.processes)
+    # Patroni promotes nobody while the leader holds its lock, which is not cut.
+    harmless = "patroni" if standby.patroni_file else ""
+    manager = next((name for name in FAILOVER_MANAGER.findall(around.processes) if name != harmless), "")
     if manager:
-        yield f"{manager[1]} runs there, and may promote it meanwhile: stop or pause that first"
+        yield f"{manager} runs there, and may promote it meanwhile: stop or pause that first"
 
 
 def is_synchronous(names: str, application_name: str) -> bool:

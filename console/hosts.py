@@ -15,9 +15,9 @@ from .text import ConsoleError, NotUnderstood
 # Seconds, for one command, and bytes that it may print.
 COMMAND_LIMIT = 60
 MOST_OUTPUT = 4 << 20
-# As the role writes it. Where the settings lie in the data directory, a guard for hosts
-# without the program is around the call.
-RESTORE_COMMAND = re.compile(r'(?:\[ -x \S+ \] && exec )?(/\S+) (.*) %f "%p"(?:; .*)?')
+# As the role writes it. Where it goes along with a clone, or is for all members of a
+# Patroni cluster, a guard for hosts without the program is around the call.
+RESTORE_COMMAND = re.compile(r"""(?:\[ -x \S+ \] && exec |/bin/sh -c '[^']*' )?(/\S+) (.*) %f "%p"(?:; .*)?""")
 
 
 class Host:
@@ -76,6 +76,8 @@ class Standby(NamedTuple):
     """What the role has recorded on a standby, in standby.json.
 
     barman_host: the Barman hosts, the preferred one first, with commas between.
+    patroni_file: the configuration of the Patroni that manages it, or an empty text.
+    patroni_path: the PATH on which patronictl is.
     """
 
     barman_host: str
@@ -84,6 +86,8 @@ class Standby(NamedTuple):
     postgres_user: str
     spool_dir: str
     restore_command: str
+    patroni_file: str = ""
+    patroni_path: str = ""
 
     @property
     def barman_hosts(self) -> list[str]:
@@ -92,7 +96,8 @@ class Standby(NamedTuple):
 
     def option(self, name: str) -> str:
         """Return an option's value in restore_command, or an empty string."""
-        words = shlex.split(self.restore_command.replace("%%", "%"))
+        call = RESTORE_COMMAND.fullmatch(self.restore_command)
+        words = shlex.split(call[2].replace("%%", "%")) if call else []
         return words[words.index(name) + 1] if name in words else ""
 
 

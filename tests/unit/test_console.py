@@ -27,11 +27,14 @@ MIB = 1 << 20
 SIZE = 16 * MIB
 COMMAND = """/usr/local/bin/barman-wal-restore --spool-dir '/wal/100%% full' -p 8 barman angus %f "%p\""""
 # Where the settings lie in the data directory (__standby_restore_command).
-GUARDED = (
+# In the data directory, and for the members of a Patroni cluster.
+GUARDED = [
     f"[ -x /usr/local/bin/barman-wal-restore ] && exec {COMMAND}; "
     'echo "barman-wal-restore is not installed on this host" >&2; '
-    "[ ! -e recovery.signal ] || [ -e standby.signal ] || exit 200; exit 1"
-)
+    "[ ! -e recovery.signal ] || [ -e standby.signal ] || exit 200; exit 1",
+    f"[ -x /usr/local/bin/barman-wal-restore ] && exec {COMMAND}",
+    f"""/bin/sh -c '[ -x "$0" ] && exec "$0" "$@"' {COMMAND}""",
+]
 CHRIS = Standby(
     barman_host="barman",
     barman_server="angus",
@@ -192,10 +195,10 @@ def test_no_problems(postgres: dict[str, Any]) -> None:
 def test_restore_command_with_an_option() -> None:
     expected = "/usr/local/bin/barman-wal-restore -t --spool-dir '/wal/100% full' -p 8 barman angus test pg_wal/test"
     assert status.command_with_option(COMMAND, "-t") == expected
-    assert status.command_with_option(GUARDED, "-t") == expected
+    assert [status.command_with_option(command, "-t") for command in GUARDED] == [expected] * 3
 
 
-@pytest.mark.parametrize("command", [COMMAND, GUARDED])
+@pytest.mark.parametrize("command", [COMMAND, *GUARDED])
 def test_option_of_a_restore_command(command: str) -> None:
     standby = CHRIS._replace(restore_command=command)
     assert [standby.option(name) for name in ("-p", "--spool-dir", "-c")] == ["8", "/wal/100% full", ""]
@@ -432,6 +435,16 @@ def test_primaries_in_a_conninfo(text: str, expected: list[tuple[str, int]]) -> 
 WELL = {"receiver": "streaming", "sent": 100 * MIB, "replayed": 99 * MIB}
 
 
+PATRONI = "/usr/bin/python3 /usr/bin/patroni /etc/patroni.yml"
+AROUND = drill.Surroundings(
+    peers=2,
+    synchronous="",
+    application_name="chris",
+    primaries=[("angus", 5432)],
+    processes="/sbin/init\npostgres: repmgr repmgr [local] idle",
+)
+
+
 @pytest.mark.parametrize(
     ("postgres", "fetcher", "changes", "words"),
     [
@@ -445,20 +458,29 @@ WELL = {"receiver": "streaming", "sent": 100 * MIB, "replayed": 99 * MIB}
         ({}, {}, {"synchronous": "chris"}, "commits may wait for it"),
         ({}, {}, {"primaries": [("/run/postgresql", 5432)]}, "a local socket"),
         ({}, {}, {"processes": "init\n/usr/bin/repmgrd -f /etc/repmgr.conf"}, "repmgrd runs there"),
-        ({}, {}, {"processes": "/usr/bin/python3 /usr/bin/patroni /etc/patroni.yml"}, "patroni runs there"),
+        ({}, {}, {"processes": PATRONI}, "patroni runs there"),
     ],
 )
 def test_drill_refusals(postgres: dict[str, Any], fetcher: dict[str, Any], changes: dict[str, Any], words: str) -> None:
-    around = drill.Surroundings(
-        peers=2,
-        synchronous="",
-        application_name="chris",
-        primaries=[("angus", 5432)],
-        processes="/sbin/init\npostgres: repmgr repmgr [local] idle",
-    )
-    assert list(drill.refusals(CHRIS, snapshot(0, WELL, {}), around)) == []
-    (reason,) = drill.refusals(CHRIS, snapshot(0, {**WELL, **postgres}, {}, **fetcher), around._replace(**changes))
+    assert list(drill.refusals(CHRIS, snapshot(0, WELL, {}), AROUND)) == []
+    (reason,) = drill.refusals(CHRIS, snapshot(0, {**WELL, **postgres}, {}, **fetcher), AROUND._replace(**changes))
     assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("postgres", "processes", "words"),
+    [
+        ({}, PATRONI, []),
+        ({"is_recovering": False}, PATRONI, ["does not stream"]),
+        ({}, f"{PATRONI}\n/usr/bin/repmgrd -d", ["repmgrd runs there"]),
+    ],
+)
+def test_drill_with_a_member_of_patroni(postgres: dict[str, Any], processes: str, words: list[str]) -> None:
+    """Rehearse with a replica whose Patroni the role has found, not with a leader."""
+    member = CHRIS._replace(patroni_file="/etc/patroni/15-main.yml")
+    now = snapshot(0, {**WELL, **postgres}, {})
+    reasons = list(drill.refusals(member, now, AROUND._replace(processes=processes)))
+    assert [word in reason for word, reason in zip(words, reasons, strict=True)] == [True] * len(words)
 
 
 @pytest.mark.parametrize("text", ["host=angus port=x", "host=angus port=0", "host=a,b,c port=1,2", "host=a port=65536"])

@@ -146,6 +146,12 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
         {"standby.signal": "", "postgresql-auto-failover.conf": ""},
         "is managed by pg_autoctl, which writes PostgreSQL's configuration itself",
     ),
+    "patroni": (
+        {},
+        "15",
+        {"standby.signal": "", "patroni.dynamic.json": "{}"},
+        "is, or was, managed by Patroni, but no configuration file .*remove patroni.dynamic.json",
+    ),
     "inside": (
         {"standby_spool_dir": "{{ standby_data_directory }}/spool"},
         "15",

@@ -99,14 +99,21 @@ def test_file_not_trusted(etc: Etc, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert etc.read() == []
 
 
-def test_guarded_command(etc: Etc) -> None:
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        ("[ -x /usr/local/bin/barman-wal-restore ] && exec ", ""),
+        (
+            "[ -x /usr/local/bin/barman-wal-restore ] && exec ",
+            '; echo "barman-wal-restore is not installed" >&2; [ ! -e recovery.signal ] || exit 200; exit 1',
+        ),
+        ("""/bin/sh -c '[ -x "$0" ] && exec "$0" "$@"' """, ""),
+    ],
+)
+def test_guarded_command(etc: Etc, before: str, behind: str) -> None:
     """Find the call where the role has written a guard around it (settings.yml)."""
     plain = etc.read()
-    guard = "[ -x /usr/local/bin/barman-wal-restore ] && exec "
-    without = (
-        'echo "barman-wal-restore is not installed on this host" >&2; [ ! -e recovery.signal ] || exit 200; exit 1'
-    )
-    etc.record(restore_command=f"{guard}{COMMAND}; {without}")
+    etc.record(restore_command=before + COMMAND + behind)
     assert etc.read() == plain != []
 
 

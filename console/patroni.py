@@ -1,0 +1,123 @@
+"""Ask Patroni for the members of a cluster, and for the restore_command they share."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .hosts import Cluster, Fleet
+from .text import ConsoleError, NotUnderstood, printable
+
+# Seconds that patronictl may take.
+LIMIT = 30
+# The columns of the table.
+COLUMNS = ("member", "role", "state", "timeline", "lag in MiB")
+# Under which names patronictl tells the lag. From 4.1 on there are two.
+LAGS = ("Lag in MB", "Replay Lag")
+
+
+class Members(NamedTuple):
+    """What Patroni says of one cluster.
+
+    cluster: its scope. rows: the texts of each member, one for each of COLUMNS.
+    problem: why its members would not restore from Barman, or an empty text.
+    """
+
+    cluster: str
+    rows: tuple[tuple[str, ...], ...]
+    problem: str = ""
+
+
+def survey(fleet: Fleet) -> list[Members]:
+    """Ask one member of each Patroni cluster; the next one where it does not answer."""
+    found: dict[str, Members] = {}
+    for host in fleet.standbys:
+        try:
+            for cluster in fleet.clusters_on(host):
+                standby = cluster.standby
+                if standby.patroni_file and not found.get(standby.barman_server, Members("", ())).rows:
+                    found[standby.barman_server] = _ask(cluster)
+        except ConsoleError:
+            continue  # the row of that standby says why
+    return list(found.values())
+
+
+def _ask(cluster: Cluster) -> Members:
+    """Return what patronictl says on one member."""
+    try:
+        members = parse_members(cluster.host.name, _patronictl(cluster, "list", "-f", "json"))
+        text = parse_command(cluster.host.name, _patronictl(cluster, "show-config"))
+        return members._replace(problem=explain(text, cluster.standby.restore_command))
+    except ConsoleError as error:
+        return Members(cluster.standby.barman_server, (), str(error))
+
+
+def _patronictl(cluster: Cluster, *words: str) -> str:
+    standby = cluster.standby
+    environment = ("env", f"PATH={standby.patroni_path}", "LC_ALL=C.UTF-8")
+    return cluster.host.run(
+        *environment, "patronictl", "-c", standby.patroni_file, *words, user=standby.postgres_user, limit=LIMIT
+    )
+
+
+def parse_members(host: str, output: str) -> Members:
+    """Return the members in the output of patronictl list -f json.
+
+    Raises NotUnderstood.
+    """
+    try:
+        found = json.loads(output)
+        rows = tuple(_row(member) for member in found)
+        return Members(str(found[0]["Cluster"]), rows)
+    except (IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise NotUnderstood(host, f"patronictl list answers {output[:200]}") from error
+
+
+def _row(member: dict[str, Any]) -> tuple[str, ...]:
+    """Return the texts of one member. Raises KeyError, TypeError."""
+    lag = next((str(member[name]) for name in LAGS if name in member), "")
+    return (str(member["Member"]), str(member["Role"]), str(member["State"]), str(member.get("TL", "")), lag)
+
+
+def parse_command(host: str, output: str) -> str:
+    """Return restore_command in the output of patronictl show-config.
+
+    Raises NotUnderstood.
+    """
+    try:
+        settings = (yaml.safe_load(output) or {}).get("postgresql") or {}
+        return str((settings.get("recovery_conf") or {}).get("restore_command") or "")
+    except (AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise NotUnderstood(host, f"patronictl show-config answers {output[:200]}") from error
+
+
+def explain(found: str, deployed: str) -> str:
+    """Return why members with this restore_command would not restore, or "".
+
+    >>> explain("", "barman-wal-restore …")
+    'the dynamic configuration has no restore_command: deploy again'
+    """
+    if found == deployed:
+        return ""
+    has = f"another restore_command: {found}" if found else "no restore_command"
+    return f"the dynamic configuration has {has}: deploy again"
+
+
+def table(clusters: Sequence[Members]) -> RenderableType:
+    """Return one line for each member, and below them what is wrong."""
+    lines: list[RenderableType] = []
+    for members in clusters:
+        shown = Table(
+            title=Text(f"Patroni: {printable(members.cluster)}"), title_justify="left", box=None, pad_edge=False
+        )
+        for name in COLUMNS:
+            shown.add_column(name, overflow="fold")
+        for row in members.rows:
+            shown.add_row(*(Text(printable(word)) for word in row))
+        lines += [shown] if members.rows else []
+        lines += [Text(printable(f"{members.cluster}: {members.problem}"), "red")] if members.problem else []
+    return Group(*lines)
