@@ -158,7 +158,7 @@ def test_command_without_program(tmp_path: Path, version: str, has_shell: bool, 
         pytest.skip("never called without a shell")
     program = tmp_path / "barman-wal-restore"
     if is_installed:
-        program.write_text('#!/bin/sh\n[ "$#" = 12 ] && exit 42\n')
+        program.write_text('#!/bin/sh\n[ "$#" -gt 9 ] && exit 42\n')
         program.chmod(0o755)
     known = {**member(), **cluster(version, "/var/lib/postgresql/15/main")}
     call = value_of("__standby_restore_command", **known).replace(P, str(program))
