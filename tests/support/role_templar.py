@@ -1,6 +1,7 @@
 """Compute the role's variables and templates as Ansible does, without a host."""
 
 import base64
+import functools
 from pathlib import Path
 from typing import Any, Dict
 
@@ -21,11 +22,17 @@ def load(path: Path) -> Any:
     return DataLoader().load_from_file(str(path), trusted_as_template=True)
 
 
+@functools.cache
+def role_variables() -> Dict[str, Any]:
+    """Return what the role's defaults and vars hold. Nobody may change it."""
+    files = [ROLE / "defaults/main.yml", *sorted(ROLE.glob("vars/main/*.yml"))]
+    return {name: value for path in files for name, value in load(path).items()}
+
+
 def value_of(expression: str, **known: Any) -> Any:
     """Return the value of an expression, given what a user set and tasks have read."""
     variables = {
-        **load(ROLE / "defaults/main.yml"),
-        **{name: value for path in sorted(ROLE.glob("vars/main/*.yml")) for name, value in load(path).items()},
+        **role_variables(),
         "role_path": str(ROLE),
         "inventory_hostname": "chris",
         "hostvars": {},

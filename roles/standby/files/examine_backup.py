@@ -1,0 +1,318 @@
+"""Tell what Barman has with which a standby can be made anew, and print it as JSON.
+
+Runs as Barman's user on its host (run_with_package.py), and changes nothing there. Its
+argument has, in JSON:
+
+server, config: as Barman knows them. backup: its name, or empty for the newest one.
+timeline, lsn: where the standby is, in bytes; 0 where it has no data. history: that of
+its timeline, as it knows it: pairs of a timeline and the LSN at which it was left.
+
+The output has either "error", a sentence, or what Examination holds.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+# Seconds for one command of Barman's. show-servers connects to the primary.
+BARMAN_LIMIT = 120
+# Barman 3.12 calls it restore; before, recover.
+RESTORE_SINCE = (3, 12)
+# It came with 3.16, and did not work before 3.17.
+DELTA_SINCE = (3, 17)
+# From then on a folder that has files is refused without a delta restore.
+EMPTY_SINCE = (3, 15)
+
+History = List[Tuple[int, int]]
+
+
+class CannotTell(Exception):
+    """Say why nothing can be restored, or why that cannot be known."""
+
+
+class Backup(NamedTuple):
+    """Hold what Barman says of a backup, and what pg_control in it says.
+
+    size: in bytes. rate: bytes a second, at which Barman has taken it; 0: not known.
+    finished: when it was ended, in seconds since 1970. tablespaces: name ->
+    folder on the primary.
+    """
+
+    name: str
+    size: int
+    rate: int
+    begin_wal: str
+    finished: int
+    version: int
+    system_identifier: int
+    segment_size: int
+    tablespaces: Dict[str, str]
+
+
+class Primary(NamedTuple):
+    """Hold where Barman's server is, as it said itself a moment ago."""
+
+    timeline: int
+    lsn: int
+
+
+class Wal(NamedTuple):
+    """Hold what the archive has from the backup on.
+
+    missing, later: a segment that is not there, and one behind it that is. abandoned:
+    the newest timeline of the archive, where the primary is on an older one.
+    """
+
+    newest: str
+    bytes: int
+    missing: str = ""
+    later: str = ""
+    abandoned: int = 0
+
+
+class Examination(NamedTuple):
+    """Hold all that was found. diverged_at: where it left the primary, or 0."""
+
+    backup: Backup
+    wal: Wal
+    primary: Optional[Primary]
+    verb: str
+    can_delta: bool
+    needs_empty: bool
+    diverged_at: int
+
+
+def parse_version(text: str) -> Tuple[int, int]:
+    """Return Barman's version.
+
+    >>> parse_version("3.4.0 Barman by EnterpriseDB (www.enterprisedb.com)")
+    (3, 4)
+    """
+    found = re.search(r"\b(\d+)\.(\d+)", text)
+    if not found:
+        raise CannotTell(f"Barman does not say its version, but {text[:80]!r}")
+    return int(found[1]), int(found[2])
+
+
+def choose(backups: List[Dict[str, Any]], wanted: str) -> str:
+    """Return the name of the backup that is wanted, or of the newest.
+
+    Raises CannotTell.
+    """
+    known = {str(each.get("backup_id")): each.get("status") for each in backups}
+    done = [name for name, status in known.items() if status == "DONE" and re.fullmatch(r"[A-Za-z0-9_.-]+", name)]
+    if wanted and wanted not in known:
+        raise CannotTell(f"it has no backup {wanted}, only {', '.join(done) or 'none that is DONE'}")
+    if wanted and wanted not in done:
+        raise CannotTell(f"its backup {wanted} is {known[wanted]}, not DONE")
+    if not done:
+        raise CannotTell("it has no backup that is DONE")
+    return wanted or max(done)
+
+
+def parse_size(shown: Dict[str, Any]) -> int:
+    """Return the bytes of a backup's files, as each version of Barman calls them."""
+    base = shown["base_backup_information"]
+    found = shown.get("cluster_size_bytes") or base.get("disk_usage_bytes") or base.get("backup_size_bytes")
+    return int(found or 0)
+
+
+def parse_primary(text: str) -> Optional[Primary]:
+    """Return where the primary is, from `barman show-servers`.
+
+    None where it does not answer, or is itself in recovery.
+    """
+    values = dict(re.findall(r"^\s+(current_lsn|current_xlog|is_in_recovery): (\S+)$", text, re.MULTILINE))
+    lsn = re.fullmatch(r"([0-9A-F]+)/([0-9A-F]+)", values.get("current_lsn", ""))
+    if not lsn or values.get("is_in_recovery") != "False":
+        return None
+    if not re.fullmatch("[0-9A-F]{24}", values.get("current_xlog", "")):
+        return None
+    return Primary(int(values["current_xlog"][:8], 16), (int(lsn[1], 16) << 32) + int(lsn[2], 16))
+
+
+def data_folder(listed: str, name: str) -> str:
+    """Return the folder of a backup's files, from `barman list-files`.
+
+    Raises CannotTell for backups that rsync cannot copy as they are.
+    """
+    for line in listed.splitlines():
+        if line.startswith("/") and line.endswith(f"/{name}/data/PG_VERSION"):
+            return os.path.dirname(line)
+    raise CannotTell(
+        f"its backup {name} is compressed, encrypted, or a snapshot, which this playbook does not restore. "
+        "Name a plain one (rebuild_backup), or run barman restore by hand"
+    )
+
+
+class Barman:
+    """Ask Barman about one server."""
+
+    def __init__(self, server: str, config: str) -> None:
+        self._server = server
+        self._command = ["barman", *(["-c", config] if config else [])]
+
+    def run(self, *words: str) -> str:
+        """Return what a command prints. Raises CannotTell."""
+        command = [*self._command, *words]
+        try:
+            ran = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=BARMAN_LIMIT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CannotTell(f"{' '.join(command)}: {error}") from error
+        stdout, stderr = (output.decode("utf-8", "replace") for output in (ran.stdout, ran.stderr))
+        if ran.returncode != 0:
+            last = (stderr.strip() or stdout.strip() or f"it ended with {ran.returncode}").splitlines()[-1]
+            raise CannotTell(f"{' '.join(command)}: {last[:300]}")
+        return stdout
+
+    def ask(self, *words: str) -> Any:
+        """Return what a command says of the server, from JSON. Raises CannotTell."""
+        output = self.run("-f", "json", *words)
+        try:
+            return json.loads(output)[self._server]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CannotTell(f"barman {' '.join(words)} is not understood: {output[:200]!r}") from error
+
+    def version(self) -> Tuple[int, int]:
+        """Return Barman's version. Raises CannotTell."""
+        return parse_version(self.run("--version"))
+
+    def find_backup(self, wanted: str) -> Backup:
+        """Return the backup to be restored. Raises CannotTell."""
+        from walbasin.local import data_directory
+
+        name = choose(self.ask("list-backups", self._server), wanted)
+        shown = self.ask("show-backup", self._server, name)
+        base = shown["base_backup_information"]
+        if shown.get("backup_type") == "incremental" or base.get("compression") or base.get("encryption"):
+            data_folder("", name)
+        control = data_directory.read(data_folder(self.run("list-files", "--target", "data", self._server, name), name))
+        if control is None:
+            raise CannotTell(f"its backup {name} has no pg_control that can be read")
+        return Backup(
+            name=name,
+            size=parse_size(shown),
+            rate=int(base.get("throughput_bytes") or 0),
+            begin_wal=str(base["begin_wal"]),
+            finished=int(base["end_time_timestamp"]),
+            version=int(shown["postgresql_version"]) // 10000,
+            system_identifier=control.system_identifier,
+            segment_size=control.segment_size,
+            tablespaces={str(each["name"]): str(each["location"]) for each in shown["tablespaces"]},
+        )
+
+    def find_primary(self) -> Optional[Primary]:
+        """Return where the primary is, or None where it does not answer."""
+        try:
+            return parse_primary(self.run("show-servers", self._server))
+        except CannotTell:
+            return None
+
+
+def read_archive(server: str, config: str) -> Tuple[List[str], Dict[int, History]]:
+    """Return what the archive holds, as the gate sees it, and its histories.
+
+    Raises CannotTell.
+    """
+    from walbasin.gate import barman_archive, barman_config
+    from walbasin.wal import segment
+
+    try:
+        folders = barman_archive.find_folders(barman_config.read_config(config, server), server)
+        names = list(barman_archive.list_names(folders))
+        histories = {}
+        for name in filter(segment.is_history_name, names):
+            found = barman_archive.open_file(folders, name)
+            if found is not None:
+                with os.fdopen(found[0], "rb") as file:
+                    histories[segment.timeline(name)] = segment.parse_history(name, file.read())
+    except (OSError, ValueError, barman_archive.ArchiveMissing, barman_config.UnknownFolders) as error:
+        raise CannotTell(f"its WAL archive cannot be read: {error}") from error
+    return names, histories
+
+
+def examine_wal(
+    begin_wal: str, names: List[str], histories: Dict[int, History], size: int, primary_timeline: int
+) -> Wal:
+    """Return whether the archive leads from a backup to its end.
+
+    primary_timeline: 0 where it is not known; then the newest one is the aim.
+    """
+    from walbasin.wal import holdings, segment
+
+    target = primary_timeline or max(segment.timeline(begin_wal), holdings.newest_timeline(names))
+    begin = segment.segment_number(begin_wal, size)
+    held = {
+        name
+        for name in names
+        if segment.timeline(name) <= target
+        and (segment.is_history_name(name) or segment.segment_number(name, size) >= begin)
+    }
+    newest = holdings.newest_segment(held)
+    if begin_wal not in held:
+        missing, later = begin_wal, holdings.find_later(begin_wal, held, target, histories, size)
+    else:
+        missing, later = holdings.find_gap(begin_wal, held, target, histories, size)
+    segments = max(0, segment.segment_number(newest, size) - begin + 1) if newest else 0
+    newest_timeline = holdings.newest_timeline(names)
+    return Wal(newest, segments * size, missing, later, newest_timeline if newest_timeline > target else 0)
+
+
+def find_divergence(timeline: int, lsn: int, primary: Optional[Primary], histories: Dict[int, History]) -> int:
+    """Return where a standby has left the primary's history, 0 where it has not.
+
+    Behind that place it has data of its own, which the primary does not have.
+    """
+    from walbasin.wal import holdings
+
+    if not lsn or primary is None:
+        return 0
+    if primary.timeline > timeline:
+        return holdings.find_fork(timeline, lsn, primary.timeline, histories)
+    if primary.timeline == timeline:
+        return primary.lsn if lsn > primary.lsn else 0
+    return dict(histories.get(timeline, [])).get(primary.timeline, primary.lsn)
+
+
+def examine(asked: Dict[str, Any]) -> Examination:
+    """Find out all of it. Raises CannotTell."""
+    barman = Barman(asked["server"], asked["config"])
+    version = barman.version()
+    backup = barman.find_backup(asked["backup"])
+    primary = barman.find_primary()
+    names, histories = read_archive(asked["server"], asked["config"])
+    own = {asked["timeline"]: [(parent, left) for parent, left in asked["history"]]}
+    timeline = primary.timeline if primary else 0
+    return Examination(
+        backup=backup,
+        wal=examine_wal(backup.begin_wal, names, histories, backup.segment_size, timeline),
+        primary=primary,
+        verb="restore" if version >= RESTORE_SINCE else "recover",
+        can_delta=version >= DELTA_SINCE,
+        needs_empty=version >= EMPTY_SINCE,
+        diverged_at=find_divergence(asked["timeline"], asked["lsn"], primary, {**histories, **own}),
+    )
+
+
+def as_plain(value: Any) -> Any:
+    """Return a value with dictionaries in place of named tuples."""
+    if hasattr(value, "_asdict"):
+        return {name: as_plain(each) for name, each in value._asdict().items()}
+    return value
+
+
+def main(asked: str) -> None:
+    """Print what was found."""
+    try:
+        json.dump(as_plain(examine(json.loads(asked))), sys.stdout)
+    except CannotTell as reason:
+        json.dump({"error": str(reason)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

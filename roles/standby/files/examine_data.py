@@ -1,0 +1,117 @@
+"""Tell what lies where a standby is to be made anew, and print it as JSON.
+
+Runs as PostgreSQL's user on the standby (run_with_package.py), and changes nothing. Its
+argument has, in JSON:
+
+data: the data directory, which may be gone. container: the folder beside it, of this
+rebuild and of one that was interrupted.
+settings: more folders in which settings of the server lie. tablespaces: folders.
+"""
+
+import contextlib
+import json
+import os
+import re
+import sys
+from typing import Any, Dict, Iterator, List
+
+CONNINFO = re.compile(r"^\s*primary_conninfo\s*=?\s*'[^']", re.MULTILINE | re.IGNORECASE)
+
+
+def size_of(path: str) -> int:
+    """Return the bytes that a folder takes, without what its links lead to."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return total
+
+
+def nearest(path: str) -> str:
+    """Return the path, or of what is above it the first that is there."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def free_bytes(path: str) -> int:
+    """Return how many bytes PostgreSQL's user can still write there."""
+    found = os.statvfs(nearest(path))
+    return found.f_bavail * found.f_frsize
+
+
+def texts(folders: List[str]) -> Iterator[str]:
+    """Yield the texts of the configuration files in these folders."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(folder)):
+                path = os.path.join(folder, name)
+                if name.endswith(".conf") and os.path.isfile(path):
+                    with open(path, encoding="utf-8", errors="replace") as file:
+                        yield file.read()
+
+
+def read_position(data: str) -> Dict[str, Any]:
+    """Return what pg_control says of a data directory, or zeros."""
+    from walbasin.local import data_directory
+
+    found = {"system_identifier": 0, "timeline": 0, "lsn": 0, "history": []}
+    cluster = data_directory.read(data)
+    if cluster is not None:
+        with contextlib.suppress(OSError):
+            position = max(data_directory.read_positions(cluster))
+            histories = dict(data_directory.read_histories(cluster))
+            found.update(
+                system_identifier=cluster.system_identifier,
+                timeline=position.timeline,
+                lsn=position.lsn,
+                history=histories.get(position.timeline, []),
+            )
+    return found
+
+
+def find_room(folders: List[str]) -> int:
+    """Return the free bytes of the filesystems of these folders, each counted once."""
+    return sum({os.stat(nearest(each)).st_dev: free_bytes(each) for each in folders}.values())
+
+
+def can_write(folder: str) -> bool:
+    """Tell whether PostgreSQL's user can make files in a folder, or make it."""
+    return os.access(nearest(folder), os.W_OK | os.X_OK)
+
+
+def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
+    """Return all that was found."""
+    data, container = asked["data"], asked["container"]
+    parent, pg_wal = os.path.dirname(data), os.path.join(data, "pg_wal")
+    new = os.path.join(container, "new")
+    return {
+        "is_there": os.path.lexists(data),
+        "is_link": os.path.islink(data) or os.path.islink(pg_wal),
+        "is_mount": os.path.isdir(data) and os.stat(data).st_dev != os.stat(parent).st_dev,
+        "is_empty": os.path.isdir(data) and not os.listdir(data),
+        "has_version": os.path.isfile(os.path.join(data, "PG_VERSION")),
+        "size": size_of(data),
+        "is_begun": os.path.isdir(new),
+        "begun": size_of(new),
+        "free": find_room([parent, *asked["tablespaces"]]),
+        "can_write": can_write(parent),
+        "has_conninfo": any(
+            map(CONNINFO.search, texts([data, os.path.join(container, "settings"), *asked["settings"]]))
+        ),
+        "tablespaces": {
+            path: {
+                "is_used": os.path.isdir(path) and bool(os.listdir(path)),
+                "is_foreign": os.path.isdir(path) and not all(name.startswith("PG_") for name in os.listdir(path)),
+                "is_real": os.path.realpath(path) == path,
+                "can_write": can_write(path),
+            }
+            for path in asked["tablespaces"]
+        },
+        **read_position(data),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(examine(json.loads(sys.argv[1])), sys.stdout)

@@ -1,0 +1,173 @@
+"""Test the way back: Barman restores into a standby over a key that can do no more."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.barman_host import FILES, BarmanHost
+from tests.support.postgres import Server
+from tests.support.processes import ME, PYTHON, VENV, give, run, wait_until
+from tests.support.role_templar import ROLE
+
+from .conftest import ROWS_EACH, rows
+
+# A backup and two copies.
+pytestmark = pytest.mark.timeout(600)
+
+SCRIPTS = ROLE / "files"
+
+
+class Rebuild:
+    """Do by hand what the role does: look, copy, put in place."""
+
+    def __init__(self, barman: BarmanHost, folder: Path, server: str) -> None:
+        self.barman = barman
+        self.server = server
+        self.data = folder / "main"
+        self.container = folder / "main.rebuild"
+        self.new = self.container / "new"
+        self.key = folder / "temporary"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
+        command = f"{PYTHON} -IS {SCRIPTS}/receive_restore.py {self.new}"
+        public = self.key.with_name("temporary.pub").read_text()
+        with barman.authorized_keys.open("a") as file:
+            file.write(f'restrict,from="127.0.0.1",expiry-time="20991231",command="{command}" {public}')
+        self.ssh = ["ssh", "-F", "/dev/null", "-i", str(self.key), "-p", str(barman.port)]
+        self.ssh += ["-o", f"UserKnownHostsFile={barman.client}/known_hosts", "-oBatchMode=yes"]
+        # Barman logs in for each of some forty commands.
+        self.ssh += ["-oControlMaster=auto", "-oControlPersist=5", "-o", f"ControlPath={folder}/ssh", f"{ME}@127.0.0.1"]
+
+    def examine(self, script: str, **asked: Any) -> Any:
+        """Return what one of the scripts finds that look at a host."""
+        files = {str(path.relative_to(FILES)): path.read_text() for path in (FILES / "walbasin").rglob("*.py")}
+        files[f"{script}.py"] = (SCRIPTS / f"{script}.py").read_text()
+        ran = subprocess.run(
+            [PYTHON, "-IS", "-c", (SCRIPTS / "run_with_package.py").read_text(), script, json.dumps(asked)],
+            input=json.dumps(files),
+            env={"PATH": f"{VENV}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(ran.stdout)
+
+    def find_backup(self, **asked: Any) -> Any:
+        config = str(self.barman.folder / "barman.conf")
+        known = {"server": self.server, "config": config, "backup": "", "timeline": 0, "lsn": 0, "history": []}
+        return self.examine("examine_backup", **{**known, **asked})
+
+    def restore(self, *options: str) -> None:
+        words = ["--remote-ssh-command", " ".join(self.ssh), "--get-wal", "--standby-mode", *options]
+        self.barman.run_barman("restore", *words, self.server, "latest", str(self.new))
+        give(self.container)
+
+    def step(self, step: str, *words: str) -> str:
+        return run([PYTHON, "-IS", SCRIPTS / "place_data.py", step, self.data, self.container, "15", *words], Path("/"))
+
+    def ask(self, command: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command over the temporary key."""
+        return subprocess.run([*self.ssh, command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def rebuild(barman: BarmanHost, workdir: Path, name: str) -> Rebuild:
+    return Rebuild(barman, workdir, name)
+
+
+def test_standby_from_backup(
+    backed_up: Server, rebuild: Rebuild, workdir: Path, name: str, restore_command: Callable[..., str]
+) -> None:
+    """Recover all rows from the archive, with nothing of Barman's left behind."""
+    found = rebuild.find_backup()
+    assert found["primary"]["timeline"] == 1
+    assert found["wal"]["missing"] == ""
+    assert found["verb"] == "restore"
+    rebuild.step("keep")
+    rebuild.restore()
+    note = rebuild.step("place")
+    assert "hba_file" not in note
+    left = {path.name for path in rebuild.data.iterdir()}
+    assert not {each for each in left if each.endswith(".origin") or each.startswith((".barman", "backup_manifest"))}
+    assert "restore_command" not in (rebuild.data / "postgresql.auto.conf").read_text()
+    assert "archive_command = false" not in (rebuild.data / "postgresql.conf").read_text()
+    assert "standby.signal" in left
+    rebuild.step("tidy")
+    assert not rebuild.container.exists()
+
+    chris = Server(rebuild.data)
+    chris.configure(restore_command=restore_command("-p", "4", server=name), archive_mode="off", port=str(chris.port))
+    chris.start()
+    try:
+        wait_until(lambda: rows(chris) == rows(backed_up), "all rows", 60)
+        assert rows(chris) == 2 * ROWS_EACH
+        assert chris.sql("SELECT pg_is_in_recovery()") == "t"
+        assert "restored log file" in chris.log()
+    finally:
+        chris.end()
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_delta_after_interruption(rebuild: Rebuild) -> None:
+    """Go on with what an interrupted copy has left. The old directory stays."""
+    rebuild.data.mkdir()
+    (rebuild.data / "PG_VERSION").write_text("15\n")
+    (rebuild.data / "postgresql.conf").write_text("port = 1\n")
+    give(rebuild.data)
+    rebuild.step("keep")
+    rebuild.restore()
+    (rebuild.new / "base" / "1" / "1255").write_bytes(b"half")
+    rebuild.step("clear", "delta")
+    assert (rebuild.data / "PG_VERSION").exists()
+    rebuild.restore("--delta-restore")
+    assert (rebuild.new / "base" / "1" / "1255").stat().st_size > 4
+    note = rebuild.step("place")
+    assert "the old data directory is kept in" in note
+    assert (rebuild.data / "postgresql.conf").read_text() == "port = 1\n"
+    assert len(list(rebuild.container.glob("old-*/PG_VERSION"))) == 1
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_gap_in_archive(rebuild: Rebuild) -> None:
+    begin = rebuild.find_backup()["backup"]["begin_wal"]
+    rebuild.barman.file(rebuild.server, begin).unlink()
+    assert rebuild.find_backup()["wal"]["missing"] == begin
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_backup_not_there(rebuild: Rebuild) -> None:
+    assert "it has no backup 20200101T000000" in rebuild.find_backup(backup="20200101T000000")["error"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sh",
+        "id",
+        "rm -fr {data}",
+        "cat /etc/passwd",
+        "cat {new}/../../main/PG_VERSION",
+        "test -e /etc/passwd; id",
+        "mkdir -p {data}",
+        "touch {data}/x",
+        "ln -s /etc {new}/pg_tblspc/1",
+        "mv {new}/backup_manifest /tmp/x",
+        "rsync --server -re.iLsfxCIvu . {data}",
+        "rsync --server --sender -re.iLsfxCIvu . /etc",
+        "rsync --server -lre.iLsfxCIvu . {new}",
+        "rsync --server -re.iLsfxCIvu --remove-source-files . {new}",
+        "rsync --server -re.iLsfxCIvu --backup-dir=/tmp . {new}",
+        "rsync /etc/passwd {new}",
+        "",
+    ],
+)
+def test_refused_command(rebuild: Rebuild, command: str) -> None:
+    """Let Barman's restore do its work and nothing else, whoever has the key."""
+    asked = rebuild.ask(command.format(data=rebuild.data, new=rebuild.new))
+    assert asked.returncode == 120
+    assert "this key restores a backup, and no more" in asked.stderr
+    assert asked.stdout == ""
+    assert not rebuild.data.exists()
