@@ -1,6 +1,6 @@
 # mypy: disable-error-code="untyped-decorator"
 # ruff: noqa: PLR0917 a task's parameters are its options
-"""Offer the console for people: fab status, watch, drill, logs and purge."""
+"""Offer the console for people: fab status, watch, ways, drill, logs and purge."""
 
 import json
 import sys
@@ -18,6 +18,7 @@ from console import drill as drills
 from console import log, patroni, spool, table
 from console import report as reports
 from console import status as statuses
+from console import ways as ways_back
 from console.hosts import Fleet
 from console.ssh import CONNECT_LIMIT
 from console.status import Row
@@ -84,6 +85,25 @@ def status(
 
 def _to_json(row: Row) -> str:
     return json.dumps(row._asdict())
+
+
+@task(iterable=["inventory"], help=HELP)
+def ways(c: Context, inventory: Sequence[str] | None = None, known_hosts: str = "", standby: str = "") -> None:
+    """Name the ways in which each standby can come back, with bytes and time.
+
+    Changes nothing. Ends with 1 when one cannot come back by itself.
+    """
+    is_stuck = False
+    with _fleet(c, inventory, known_hosts, standby) as fleet, statuses.Survey(fleet) as survey:
+        survey.rows()
+        time.sleep(INTERVAL)
+        rows = {row.standby: row for row in survey.rows()}
+        for cluster in fleet.clusters():
+            lines = ways_back.lines_of(fleet, cluster, rows[cluster.name])
+            is_stuck |= ways_back.STUCK in lines[0]
+            for line in lines:
+                _print(line)
+    sys.exit(int(is_stuck))
 
 
 @task(iterable=["inventory"], help={**HELP, "seconds": "for how long (default: until Ctrl-C)"})

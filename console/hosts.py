@@ -43,15 +43,18 @@ class Host:
     def _connection(self) -> Connection:
         return Connection(self.name, self._inventory.access(self.name), *self._keys)
 
-    def run(self, *words: str, user: str = "root", limit: int = COMMAND_LIMIT, most: int = MOST_OUTPUT) -> str:
+    def run(
+        self, *words: str, user: str = "root", limit: int = COMMAND_LIMIT, most: int = MOST_OUTPUT, stdin: str = ""
+    ) -> str:
         """Run a command as a user, and return its output.
 
         It is run by sudo, which must not ask for a password. limit: in seconds. most:
-        bytes. Raises ConsoleError, with the host's name, whatever goes wrong.
+        bytes. stdin: what it reads. Raises ConsoleError, with the host's name, whatever
+        goes wrong.
         """
         command = shlex.join(["sudo", "-n", "-H", "-u", user, "--", *words])
         try:
-            completed = self._connection.run(command, limit, most)
+            completed = self._connection.run(command, limit, most, stdin)
         except TimeoutError:
             raise ConsoleError(f"{self.name}: {words[0]} took more than {limit} seconds") from None
         except OverflowError:
@@ -141,6 +144,10 @@ class Fleet:
         if name not in self._hosts:
             self._hosts[name] = Host(name, self._inventory, *self._keys)
         return self._hosts[name]
+
+    def barman_user(self, name: str) -> str:
+        """Return the user that runs Barman on a host, as the role knows it."""
+        return str(self._inventory.variables(name).get("standby_barman_user", "barman"))
 
     def count_peers(self, cluster: Cluster) -> int:
         """Return how many standbys the inventory has for the same server of Barman.

@@ -116,17 +116,17 @@ class Connection:
         self._lock = threading.RLock()
         self._is_ended = False
 
-    def run(self, command: str, limit: int, most: int) -> Completed:
+    def run(self, command: str, limit: int, most: int, stdin: str = "") -> Completed:
         """Run a command for a shell on the host, and return how it has ended.
 
-        limit: in seconds. most: bytes of its output.
+        limit: in seconds. most: bytes of its output. stdin: what it reads.
         Raises ConsoleError, HostKeyUnknown, TimeoutError, OverflowError.
         """
         self._log_in()
         # Where there is no connection to share, none is made instead.
         words = ["-F", "none", "-T", "-o", "ControlMaster=no", "-o", f"ControlPath={quoted(self._file('socket'))}"]
         words += ["-o", "ProxyCommand=false", "-o", "LogLevel=ERROR", "--", "shared", command]
-        completed = _run([self._access.ssh_executable, *words], limit, most)
+        completed = _run([self._access.ssh_executable, *words], limit, most, stdin)
         if completed.status == FAILED and not self._is_up():
             raise self._error()
         return completed
@@ -204,20 +204,24 @@ def _start(command: list[str], **pipes: object) -> "subprocess.Popen[bytes]":
         raise ConsoleError(f"cannot start {command[0]}: {error.strerror}") from error
 
 
-def _run(command: list[str], limit: int, most: int) -> Completed:
+def _run(command: list[str], limit: int, most: int, text: str) -> Completed:
     """Run ssh, and return how it has ended.
 
     Raises ConsoleError, TimeoutError, OverflowError (see Connection.run).
     """
     end = time.monotonic() + limit
-    with _start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            stdout, stderr = _read(process, end, most)
-            return Completed(process.wait(max(1.0, end - time.monotonic())), stdout, stderr)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError from None
-        finally:
-            process.kill()
+    # A file, which takes all of it at once. Without a text it is empty.
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(text.encode())
+        stdin.seek(0)
+        with _start(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                stdout, stderr = _read(process, end, most)
+                return Completed(process.wait(max(1.0, end - time.monotonic())), stdout, stderr)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError from None
+            finally:
+                process.kill()
 
 
 def _read(process: "subprocess.Popen[bytes]", end: float, most: int) -> tuple[str, str]:

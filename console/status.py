@@ -85,6 +85,8 @@ class Archive(NamedTuple):
 # A node may get the other role in each failover, so this is no problem.
 IS_PRIMARY = "it is a primary, and ready for the other role if its test is well"
 
+# Begins the problem of a standby that cannot come back by itself.
+GAP = "the archive has a gap"
 NEVER_ASKED = Archive(float("-inf"), None)
 
 
@@ -427,7 +429,7 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
         yield f"Barman does not answer it: {now.archive.error}"
     gap = now.fetcher.get("gap")
     if gap:
-        yield f"the archive has a gap: it holds {gap['later']}, but not {gap['missing']}, which comes next here"
+        yield f"{GAP}: it holds {gap['later']}, but not {gap['missing']}, which comes next here"
     abandoned = now.fetcher.get("abandoned")
     if abandoned:
         yield f"the archive holds {abandoned['description']}"

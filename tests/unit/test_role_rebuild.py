@@ -326,7 +326,7 @@ def known(**changes: Any) -> Dict[str, Any]:
         elif kind == "source":
             source[key] = value
     return {
-        "standby_data_directory": DATA,
+        "__standby_rebuild_data": DATA,
         "__standby_lsclusters": {"stdout_lines": []},
         "__standby_recorded": {},
         "__standby_rebuild_found": found,

@@ -1,0 +1,232 @@
+"""Name the ways in which a standby can come back, the cheapest first."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from .hosts import Cluster, Fleet
+from .status import GAP, PRIMARY, RESTORING, UNASKED, Row, psql
+from .table import size
+from .text import ConsoleError, NotUnderstood, duration
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "files"
+SCRIPTS = ROOT / "roles" / "standby" / "files"
+# A standby that does not answer.
+NOWHERE: dict[str, Any] = {"timeline": 0, "lsn": 0, "history": []}
+# Timeline, position in bytes, and the history of the timeline: parent and LSN in a row.
+POSITION = r"""
+SELECT CASE WHEN pg_is_in_recovery()
+  THEN (SELECT greatest(timeline_id, min_recovery_end_timeline) FROM pg_control_checkpoint(), pg_control_recovery())
+  ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline \gset
+SELECT :timeline;
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0';
+SELECT found[1], found[2], found[3]
+FROM regexp_matches(pg_read_file('pg_wal/' || lpad(upper(to_hex(:timeline)), 8, '0') || '.history', 0, 65536, true),
+                    '^(\d+)\t([0-9A-F]+)/([0-9A-F]+)', 'gn') AS found;
+"""
+# Seconds that Barman may take for its answers: it asks the primary, too.
+BARMAN_LIMIT = 180
+STUCK = "cannot come back by itself"
+
+
+class Facts(NamedTuple):
+    """Hold what is known of a standby, its primary, and Barman.
+
+    Positions and sizes are bytes, rates bytes a second; None: not known. behind: what
+    it has to replay from the archive. gap, error: a sentence each, or empty. timeline,
+    primary_timeline: 0 where they are not known. diverged_at: a position, or 0.
+    backup_error: why there is no backup to be restored.
+    """
+
+    role: str
+    behind: Optional[int] = None
+    replay_rate: Optional[float] = None
+    gap: str = ""
+    error: str = ""
+    timeline: int = 0
+    primary_timeline: int = 0
+    diverged_at: int = 0
+    backup_size: int = 0
+    backup_rate: int = 0
+    wal_since_backup: int = 0
+    backup_error: str = ""
+
+
+class Way(NamedTuple):
+    """Hold one way back.
+
+    bytes, seconds: None where they are not known. source: whose bytes they are.
+    command: what to run. obstacle: why it will not do, or empty.
+    """
+
+    name: str
+    source: str
+    bytes: Optional[int]
+    seconds: Optional[float]
+    command: str
+    obstacle: str
+
+
+def why_stuck(facts: Facts) -> str:
+    """Return why a standby cannot come back by itself, or an empty string."""
+    if facts.diverged_at:
+        lsn = f"{facts.diverged_at >> 32:X}/{facts.diverged_at & 0xFFFFFFFF:X}"
+        return (
+            f"it has left the primary's history at {lsn} (it is on timeline {facts.timeline}, the primary on "
+            f"timeline {facts.primary_timeline})"
+        )
+    return facts.gap
+
+
+def find_ways(facts: Facts, name: str, data_directory: str) -> list[Way]:
+    """Return the ways, the cheapest first. name: the standby's in the inventory."""
+    stuck = why_stuck(facts)
+    is_primary = facts.role == PRIMARY and not facts.diverged_at
+    never = "it is the primary, as far as Barman can tell" if is_primary else ""
+    wal_seconds = _seconds(facts.wal_since_backup, facts.replay_rate)
+    copy_seconds = _seconds(facts.backup_size, facts.backup_rate)
+    return [
+        Way(
+            "wait",
+            "Barman",
+            facts.behind,
+            _seconds(facts.behind, facts.replay_rate),
+            "",
+            never or stuck or facts.error,
+        ),
+        Way(
+            "pg_rewind",
+            "the primary: what has changed since, and WAL from Barman",
+            None,
+            None,
+            f"pg_rewind -D {data_directory} --restore-target-wal --source-server='host=PRIMARY user=postgres'",
+            never or ("" if facts.diverged_at else "it has not diverged, so there is nothing to rewind"),
+        ),
+        Way(
+            "rebuild",
+            "Barman",
+            facts.backup_size + facts.wal_since_backup,
+            None if copy_seconds is None else copy_seconds + (wal_seconds or 0),
+            f"ansible-playbook walbasin.barman.rebuild -e rebuild_standby={name}",
+            never or facts.backup_error,
+        ),
+        Way(
+            "base backup",
+            "the primary",
+            facts.backup_size or None,
+            copy_seconds,
+            "pg_basebackup",
+            never or ("" if facts.primary_timeline else "Barman does not reach the primary"),
+        ),
+    ]
+
+
+def _seconds(amount: Optional[int], rate: Optional[float]) -> Optional[float]:
+    return amount / rate if amount is not None and rate else None
+
+
+def describe(name: str, facts: Facts, ways: list[Way]) -> list[str]:
+    """Return the lines that people see."""
+    stuck = why_stuck(facts)
+    if facts.error:
+        first = f"{name} could not be asked: {facts.error}"
+    elif stuck:
+        first = f"{name} {STUCK}: {stuck}"
+    elif facts.role == RESTORING:
+        first = f"{name} comes back by itself{_in(ways[0].seconds)}"
+    else:
+        first = f"{name} is well ({facts.role})"
+    lines = [first]
+    for number, way in enumerate(ways, 1):
+        cost = f"{size(way.bytes)} from {way.source}, {duration(way.seconds)}"
+        lines.append(f"  {number}. {way.name}: {f'will not do: {way.obstacle}' if way.obstacle else cost}")
+        if way.command and not way.obstacle:
+            lines.append(f"     {way.command}")
+    return lines
+
+
+def _in(seconds: Optional[float]) -> str:
+    return f", in about {duration(seconds)}" if seconds is not None else ""
+
+
+def facts_of(row: Row, timeline: int, found: dict[str, Any]) -> Facts:
+    """Return what is known, from a status row and what examine_backup.py has found.
+
+    Raises KeyError, TypeError, ValueError where that is not understood.
+    """
+    is_unasked = row.role in UNASKED
+    gap = next((each for each in row.problems if each.startswith(GAP)), "")
+    known = Facts(
+        role=row.role,
+        behind=row.lag_bytes,
+        replay_rate=row.replay_rate,
+        gap=gap,
+        error=row.problems[0] if is_unasked and row.problems else "",
+        timeline=timeline,
+    )
+    if "error" in found:
+        return known._replace(backup_error=str(found["error"]))
+    backup, wal, primary = found["backup"], found["wal"], found["primary"] or {"timeline": 0}
+    return known._replace(
+        primary_timeline=int(primary["timeline"]),
+        diverged_at=int(found["diverged_at"]),
+        backup_size=int(backup["size"]),
+        backup_rate=int(backup["rate"]),
+        wal_since_backup=int(wal["bytes"]),
+        backup_error=f"the archive has a gap behind its backup: {wal['missing']}" if wal["missing"] else "",
+    )
+
+
+def find_position(cluster: Cluster) -> dict[str, Any]:
+    """Return timeline, LSN and history of a standby whose server answers.
+
+    Raises ConsoleError.
+    """
+    said = psql(cluster, POSITION).splitlines()
+    try:
+        timeline, lsn, *history = (line.split("|") for line in said)
+        left = [(int(parent), int(high, 16) << 32 | int(low, 16)) for parent, high, low in history]
+        return {"timeline": int(timeline[0]), "lsn": int(lsn[0]), "history": left}
+    except (ValueError, IndexError) as error:
+        raise NotUnderstood(cluster.host.name, f"PostgreSQL says of its position {said}") from error
+
+
+def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict[str, Any]:
+    """Return what the first Barman host says that has a backup, or an error.
+
+    position: what find_position has returned, or NOWHERE. Raises ConsoleError.
+    """
+    standby = cluster.standby
+    asked = {"server": standby.barman_server, "config": standby.option("-c"), "backup": "", **position}
+    files = {str(path.relative_to(PACKAGE)): path.read_text() for path in (PACKAGE / "walbasin").rglob("*.py")}
+    files["examine_backup.py"] = (SCRIPTS / "examine_backup.py").read_text()
+    loader = (SCRIPTS / "run_with_package.py").read_text()
+    command = ["python3", "-IS", "-c", loader, "examine_backup", json.dumps(asked)]
+    found: dict[str, Any] = {}
+    for name in standby.barman_hosts:
+        try:
+            host = fleet.host(name)
+            output = host.run(*command, user=fleet.barman_user(name), limit=BARMAN_LIMIT, stdin=json.dumps(files))
+            found = json.loads(output)
+            if not isinstance(found, dict):
+                raise NotUnderstood(name, f"Barman answers {output[:200]}")
+        except ValueError as error:
+            raise NotUnderstood(name, f"Barman's answer ({error})") from error
+        except ConsoleError as error:
+            found = {"error": str(error)}
+        if "error" not in found:
+            break
+    return found
+
+
+def lines_of(fleet: Fleet, cluster: Cluster, row: Row) -> list[str]:
+    """Return what to say of a standby and its ways. Raises ConsoleError."""
+    position = NOWHERE if row.role in UNASKED else find_position(cluster)
+    found = ask_barman(fleet, cluster, position)
+    try:
+        facts = facts_of(row, position["timeline"], found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})") from error
+    name = cluster.host.name
+    return describe(cluster.name, facts, find_ways(facts, name, cluster.standby.data_directory))

@@ -1,0 +1,159 @@
+"""Test which ways back a standby is told of."""
+
+from types import SimpleNamespace
+from typing import Any, Dict, List
+
+import pytest
+
+from console import ways
+from console.status import Row
+from console.text import ConsoleError, NotUnderstood
+from console.ways import Facts
+
+MIB, GIB = 1 << 20, 1 << 30
+KNOWN = Facts(
+    role="restoring",
+    behind=600 * MIB,
+    replay_rate=10 * MIB,
+    timeline=1,
+    primary_timeline=1,
+    backup_size=100 * GIB,
+    backup_rate=100 * MIB,
+    wal_since_backup=10 * GIB,
+)
+GAP = "the archive has a gap: it holds 000000010000000000000009, but not 000000010000000000000007"
+
+
+def shown(**changes: Any) -> List[str]:
+    facts = KNOWN._replace(**changes)
+    return ways.describe("chris", facts, ways.find_ways(facts, "chris", "/data"))
+
+
+def test_standby_that_catches_up() -> None:
+    lines = shown()
+    assert lines[0] == "chris comes back by itself, in about 60 s"
+    assert lines[1] == "  1. wait: 600 MiB from Barman, 60 s"
+    assert lines[2] == "  2. pg_rewind: will not do: it has not diverged, so there is nothing to rewind"
+    assert lines[3] == "  3. rebuild: 110 GiB from Barman, 34 min"
+    assert lines[4] == "     ansible-playbook walbasin.barman.rebuild -e rebuild_standby=chris"
+    assert lines[5] == "  4. base backup: 100 GiB from the primary, 17 min"
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "possible"),
+    [
+        ({}, "comes back by itself, in about 60 s", ["wait", "rebuild", "base backup"]),
+        ({"replay_rate": None}, "chris comes back by itself", ["wait", "rebuild", "base backup"]),
+        ({"role": "streaming"}, "chris is well (streaming)", ["wait", "rebuild", "base backup"]),
+        ({"gap": GAP}, f"cannot come back by itself: {GAP}", ["rebuild", "base backup"]),
+        (
+            {"role": "primary", "timeline": 2, "diverged_at": 0x1_0000_00A0},
+            "cannot come back by itself: it has left the primary's history at 1/A0 (it is on timeline 2, the",
+            ["pg_rewind", "rebuild", "base backup"],
+        ),
+        ({"role": "primary"}, "chris is well (primary)", []),
+        ({"role": "down", "error": "it does not run"}, "chris could not be asked: it", ["rebuild", "base backup"]),
+        ({"gap": GAP, "backup_error": "it has no backup"}, "cannot come back", ["base backup"]),
+        ({"gap": GAP, "primary_timeline": 0}, "cannot come back", ["rebuild"]),
+    ],
+)
+def test_possible_ways(changes: Dict[str, Any], first: str, possible: List[str]) -> None:
+    facts = KNOWN._replace(**changes)
+    found = ways.find_ways(facts, "chris", "/data")
+    assert [way.name for way in found] == ["wait", "pg_rewind", "rebuild", "base backup"]
+    assert [way.name for way in found if not way.obstacle] == possible
+    assert first in ways.describe("chris", facts, found)[0]
+
+
+def found(**changes: Any) -> Dict[str, Any]:
+    return {
+        "backup": {"size": GIB, "rate": 1000},
+        "wal": {"bytes": 32 * MIB, "missing": ""},
+        "primary": {"timeline": 1},
+        "diverged_at": 0,
+        **changes,
+    }
+
+
+def test_facts() -> None:
+    row = Row("chris", "angus", "restoring", lag_bytes=5, replay_rate=2.0, problems=("the last test failed", GAP))
+    facts = ways.facts_of(row, 1, found())
+    assert (facts.behind, facts.replay_rate, facts.gap, facts.error) == (5, 2.0, GAP, "")
+    assert (facts.backup_size, facts.wal_since_backup, facts.primary_timeline) == (GIB, 32 * MIB, 1)
+    assert ways.facts_of(row, 1, found(primary=None)).primary_timeline == 0
+    gap = ways.facts_of(row, 1, found(wal={"bytes": 1, "missing": "000000010000000000000007"}))
+    assert gap.backup_error == "the archive has a gap behind its backup: 000000010000000000000007"
+    assert ways.facts_of(row, 1, {"error": "it has no backup"}).backup_error == "it has no backup"
+    down = Row("chris", "angus", "down", problems=("it does not run",))
+    assert ways.facts_of(down, 0, found()).error == "it does not run"
+
+
+def cluster(printed: str) -> Any:
+    return SimpleNamespace(
+        host=SimpleNamespace(name="chris", run=lambda *_, **__: printed),
+        standby=SimpleNamespace(
+            data_directory="/data", postgres_user="postgres", barman_server="angus", barman_host="barman"
+        ),
+    )
+
+
+def test_position() -> None:
+    assert ways.find_position(cluster("3\n5000\n1|0|A0\n2|1|B0\n")) == {
+        "timeline": 3,
+        "lsn": 5000,
+        "history": [(1, 0xA0), (2, (1 << 32) + 0xB0)],
+    }
+
+
+@pytest.mark.parametrize("printed", ["", "x\n1\n", "1\n", "1\n2\n3\n", "1\n2\n1|x|y\n"])
+def test_position_not_understood(printed: str) -> None:
+    with pytest.raises(NotUnderstood):
+        ways.find_position(cluster(printed))
+
+
+class Barmans:
+    """Play the Barman hosts of a fleet."""
+
+    def __init__(self, answers: Dict[str, str]) -> None:
+        self.answers = answers
+        self.asked: List[str] = []
+
+    def barman_user(self, _name: str) -> str:
+        return "barman"
+
+    def host(self, name: str) -> Any:
+        def run(*_: str, **__: Any) -> str:
+            self.asked.append(name)
+            if not self.answers[name]:
+                raise ConsoleError(f"{name}: Connection refused")
+            return self.answers[name]
+
+        return SimpleNamespace(name=name, run=run)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "error"),
+    [
+        ({"barman": "{}", "barman2": "{}"}, ["barman"], ""),
+        ({"barman": "", "barman2": "{}"}, ["barman", "barman2"], ""),
+        ({"barman": '{"error": "no backup"}', "barman2": "{}"}, ["barman", "barman2"], ""),
+        ({"barman": "", "barman2": ""}, ["barman", "barman2"], "barman2: Connection refused"),
+    ],
+)
+def test_several_barman_hosts(answers: Dict[str, str], asked: List[str], error: str) -> None:
+    fleet = Barmans(answers)
+    chris = cluster("")
+    chris.standby.barman_hosts, chris.standby.option = list(answers), lambda _name: ""
+    assert ways.ask_barman(fleet, chris, ways.NOWHERE).get("error", "") == error  # type: ignore[arg-type]
+    assert fleet.asked == asked
+
+
+@pytest.mark.parametrize("answer", ["x", "[]", "1"])
+def test_barman_not_understood(answer: str) -> None:
+    chris = cluster("")
+    chris.standby.barman_hosts, chris.standby.option = ["barman"], lambda _name: ""
+    try:
+        said = ways.ask_barman(Barmans({"barman": answer}), chris, ways.NOWHERE)  # type: ignore[arg-type]
+    except NotUnderstood:
+        return
+    assert "not understood" in said["error"]
