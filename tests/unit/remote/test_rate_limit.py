@@ -95,8 +95,9 @@ def test_urgent_file_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         loop.run_until(lambda: len(ended) == len(names))
     assert set(ended.values()) == {None}
     assert set(read.values()) == {size}
-    assert seconds > 0.4
-    assert time.monotonic() - started > 1.9, "four files, at two a second"
+    # Less by what was saved up before.
+    assert seconds > 0.5 - BURST
+    assert time.monotonic() - started > 2 - BURST, "four files, at two a second"
 
 
 def test_paused_connection_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
