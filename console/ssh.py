@@ -4,6 +4,7 @@ OpenSSH, because Ansible uses it: what is set for Ansible holds here too. Unlike
 Ansible: an unknown host key is refused, whatever the inventory says.
 """
 
+import contextlib
 import os
 import re
 import selectors
@@ -22,6 +23,8 @@ CONNECT_LIMIT = 10
 LOGIN_LIMIT = 30
 # Seconds for the end of a connection that is not needed any more.
 CLOSE_LIMIT = 2
+# Seconds until ssh notices the end of a connection, after a command that failed.
+END_LIMIT = 1
 # Seconds between two looks whether we are in.
 STEP = 0.02
 # Bytes that are read at a time.
@@ -127,7 +130,7 @@ class Connection:
         words = ["-F", "none", "-T", "-o", "ControlMaster=no", "-o", f"ControlPath={quoted(self._file('socket'))}"]
         words += ["-o", "ProxyCommand=false", "-o", "LogLevel=ERROR", "--", "shared", command]
         completed = _run([self._access.ssh_executable, *words], limit, most, stdin)
-        if completed.status == FAILED and not self._is_up():
+        if completed.status == FAILED and self._is_lost():
             raise self._error()
         return completed
 
@@ -140,6 +143,13 @@ class Connection:
     def _is_up(self) -> bool:
         process = self._process
         return process is not None and process.poll() is None
+
+    def _is_lost(self) -> bool:
+        """Return whether the connection has ended: ssh may need a moment for it."""
+        process = self._process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process is None or process.wait(END_LIMIT) is not None
+        return False
 
     def _log_in(self) -> None:
         if self._is_up():

@@ -98,24 +98,10 @@ class Hosts:
 
     def run(self, *options: str, tasks: str = "exchange_keys", said: Any = None, **changed: Any) -> str:
         """Return what ansible-playbook prints."""
-        for name in NAMES[: len(self.barmans)]:
-            (self.folder / name).mkdir(exist_ok=True)
-        role = {"name": "walbasin.barman.standby", "tasks_from": tasks}
-        play = [{"hosts": "chris", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}]
-        (self.folder / "site.yml").write_text(json.dumps(play))
-        (self.folder / "variables.json").write_text(json.dumps(self.variables(**changed)))
-        (self.folder / "hosts.json").write_text(json.dumps(self.inventory(**(said or {}))))
-        words: list[str | Path] = [
-            "-i",
-            self.folder / "hosts.json",
-            "-e",
-            f"@{self.folder}/variables.json",
-            *options,
-            self.folder / "site.yml",
-        ]
+        self.write(tasks, said, **changed)
         tools = f"{self.folder}/tools:{self.barman.folder}/bin"
         ran = subprocess.run(
-            [sys.executable, "-m", "ansible", "playbook", *words],
+            [sys.executable, "-m", "ansible", "playbook", *options, *self.words()],
             cwd=ROOT,
             env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"},
             stdout=subprocess.PIPE,
@@ -124,6 +110,21 @@ class Hosts:
             check=False,
         )
         return str(ran.stdout)
+
+    def words(self) -> "list[str | Path]":
+        """Return the words of ansible-playbook for what write() has written."""
+        variables = f"@{self.folder}/variables.json"
+        return ["-i", self.folder / "hosts.json", "-e", variables, self.folder / "site.yml"]
+
+    def write(self, tasks: str = "exchange_keys", said: Any = None, **changed: Any) -> None:
+        """Write a playbook, its inventory and its variables."""
+        for name in NAMES[: len(self.barmans)]:
+            (self.folder / name).mkdir(exist_ok=True)
+        role = {"name": "walbasin.barman.standby", "tasks_from": tasks}
+        play = [{"hosts": "chris", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}]
+        (self.folder / "site.yml").write_text(json.dumps(play))
+        (self.folder / "variables.json").write_text(json.dumps(self.variables(**changed)))
+        (self.folder / "hosts.json").write_text(json.dumps(self.inventory(**(said or {}))))
 
     def deploy(self) -> None:
         """Have the line and the settings of the standby."""
@@ -273,16 +274,8 @@ def test_line_for_those_who_manage_barman(hosts: Hosts) -> None:
 def test_two_runs_at_once(hosts: Hosts) -> None:
     """Each finds the line that works, whichever of them has written it."""
     hosts.authorized_keys.write_text("".join(f"{each}\n" for each in hosts.others))
-    variables = hosts.variables()
-    (hosts.folder / "variables.json").write_text(json.dumps(variables))
-    command: list[str | Path] = [
-        VENV / "ansible-playbook",
-        "-i",
-        hosts.folder / "hosts.json",
-        "-e",
-        f"@{hosts.folder}/variables.json",
-        hosts.folder / "site.yml",
-    ]
+    hosts.write()
+    command = [VENV / "ansible-playbook", *hosts.words()]
     runs = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(3)
