@@ -152,6 +152,18 @@ def test_endless_banner(host_output: Path) -> None:
     assert "said too much" in str(lost[0])
 
 
+def fetch_two(folder: Path) -> list[Handler]:
+    """Return two requests to the gate, after both have ended."""
+    requests = [Handler(number, folder) for number in range(2)]
+    with EventLoop() as loop:
+        connection = GateConnection(Remote("barman"), OPENING, lambda *_: None)
+        loop.add(connection)
+        for request in requests:
+            connection.request(request)
+        loop.run_until(lambda: all(request.ends for request in requests))
+    return requests
+
+
 @pytest.mark.parametrize(
     ("replies", "errors"),
     [
@@ -172,13 +184,7 @@ def test_too_long(host_output: Path, replies: str, errors: list[type[Exception] 
         + protocol.frame(b"."),
     }
     host_output.write_bytes(protocol.GREETING + b"\n" + texts[replies])
-    requests = [Handler(number, host_output.parent) for number in range(2)]
-    with EventLoop() as loop:
-        connection = GateConnection(Remote("barman"), OPENING, lambda *_: None)
-        loop.add(connection)
-        for request in requests:
-            connection.request(request)
-        loop.run_until(lambda: all(request.ends for request in requests))
+    requests = fetch_two(host_output.parent)
     assert [type(request.ends[0]) if request.ends[0] else None for request in requests] == errors
     for request in requests:
         assert (host_output.parent / request.name).stat().st_size <= LONGEST + 1
@@ -215,13 +221,7 @@ def test_compressed_rest(host_output: Path, frames: list[bytes], expected: bytes
     """Take the rest of a file compressed, and go on with the next file in any case."""
     end = protocol.frame(protocol.END)
     host_output.write_bytes(b"".join([protocol.GREETING, b"\n", *frames, end, data(PLAIN), end]))
-    requests = [Handler(number, host_output.parent) for number in range(2)]
-    with EventLoop() as loop:
-        connection = GateConnection(Remote("barman"), OPENING, lambda *_: None)
-        loop.add(connection)
-        for request in requests:
-            connection.request(request)
-        loop.run_until(lambda: all(request.ends for request in requests))
+    requests = fetch_two(host_output.parent)
     first, second = requests
     if isinstance(expected, bytes):
         assert (first.ends, first.content()) == ([None], expected)
