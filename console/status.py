@@ -28,8 +28,18 @@ SELECT json_build_object(
   'segment_size', (SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
                    FROM pg_settings WHERE name = 'wal_segment_size'))
 """
-# Go to the data directory, and read the server's port and the folder of its socket.
+# Go to the data directory, and read the server's port and the folder of its socket. Of
+# one that is rebuilt, tell how far the copy is: tasks/restore_backup.yml has recorded
+# its size, what was there before (bytes), and when it began (seconds).
 FIND_POSTGRES = """
+new=$1.rebuild/new
+if [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/progress"; then
+    copied=$(du -sB1 "$new" | cut -f 1)
+    rate=$((copied > before ? (copied - before) / ($(date +%s) - began + 1) : 0))
+    [ "$rate" -eq 0 ] || left=", $((rate >> 10)) kB/s, about $(((size - copied) / rate / 60 + 1)) min left"
+    echo "it is rebuilt from Barman: $((copied >> 20)) of $((size >> 20)) MB$left" >&2
+    exit 1
+fi
 cd "$1" || exit
 { read -r _; read -r _; read -r _; read -r port; read -r socket; } 2>/dev/null <postmaster.pid || {
     echo "PostgreSQL does not run in $1" >&2

@@ -1,12 +1,16 @@
 """Test which ways back a standby is told of."""
 
+import re
+import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import pytest
 
 from console import ways
-from console.status import Row
+from console.status import FIND_POSTGRES, Row
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
 
@@ -157,3 +161,27 @@ def test_barman_not_understood(answer: str) -> None:
     except NotUnderstood:
         return
     assert "not understood" in said["error"]
+
+
+@pytest.mark.parametrize(
+    ("progress", "said"),
+    [
+        # What is there, of what, since when: 4 MB in half a minute.
+        ("{size} 0 {began}", "it is rebuilt from Barman: 4 of 40 MB, 13[0-9] kB/s, about 5 min left"),
+        # Nothing came since the run began.
+        ("{size} {size} {began}", "it is rebuilt from Barman: 4 of 40 MB"),
+        # No run has come so far.
+        (None, "PostgreSQL does not run in {data}"),
+    ],
+)
+def test_standby_that_is_rebuilt(tmp_path: Path, progress: Optional[str], said: str) -> None:
+    data, new = tmp_path / "main", tmp_path / "main.rebuild" / "new"
+    data.mkdir()
+    new.mkdir(parents=True)
+    (new / "file").write_bytes(b"x" * (4 << 20))
+    if progress:
+        text = progress.format(size=40 << 20, began=int(time.time()) - 30)
+        (tmp_path / "main.rebuild" / "progress").write_text(f"{text}\n", encoding="ascii")
+    ran = subprocess.run(["sh", "-c", FIND_POSTGRES, "sh", data], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert re.fullmatch(said.format(data=data), ran.stderr.strip())

@@ -46,6 +46,7 @@ class Places:
         self.container = container
         self.new = os.path.join(container, "new")
         self.settings = os.path.join(container, "settings")
+        self.progress = os.path.join(container, "progress")
 
 
 def sync(folder: str) -> None:
@@ -168,6 +169,8 @@ def place(places: Places, version: int) -> Iterator[str]:
 def tidy(places: Places) -> None:
     """Remove what is needed no more, and the container where nothing is kept."""
     remove(places.settings)
+    if os.path.exists(places.progress):
+        os.unlink(places.progress)
     if os.path.isdir(places.container) and not os.listdir(places.container):
         os.rmdir(places.container)
 
