@@ -17,11 +17,11 @@ from rich.live import Live
 from console import drill as drills
 from console import log, patroni, spool, table
 from console import report as reports
-from console import status as statuses
 from console import ways as ways_back
 from console.hosts import Fleet
 from console.ssh import CONNECT_LIMIT
-from console.status import Row
+from console.status import UNASKED, Row
+from console.survey import Survey
 from console.text import ConsoleError, printable
 
 # Seconds between the two snapshots of a row.
@@ -70,7 +70,7 @@ def status(
 
     Ends with 1 when one would not survive, and with 2 when none answers.
     """
-    with _fleet(c, inventory, known_hosts, standby) as fleet, statuses.Survey(fleet) as survey:
+    with _fleet(c, inventory, known_hosts, standby) as fleet, Survey(fleet) as survey:
         survey.rows()
         time.sleep(INTERVAL)
         rows = survey.rows()
@@ -80,7 +80,7 @@ def status(
     else:
         Console().print(table.table(rows), *([patroni.table(clusters)] if clusters else []))
     problems = [*(row.problems for row in rows), *(members.problem for members in clusters)]
-    sys.exit(2 if all(row.role in statuses.UNASKED for row in rows) else any(problems))
+    sys.exit(2 if all(row.role in UNASKED for row in rows) else any(problems))
 
 
 def _to_json(row: Row) -> str:
@@ -94,7 +94,7 @@ def ways(c: Context, inventory: Sequence[str] | None = None, known_hosts: str = 
     Changes nothing. Ends with 1 when one cannot come back by itself.
     """
     is_stuck = False
-    with _fleet(c, inventory, known_hosts, standby) as fleet, statuses.Survey(fleet) as survey:
+    with _fleet(c, inventory, known_hosts, standby) as fleet, Survey(fleet) as survey:
         survey.rows()
         time.sleep(INTERVAL)
         rows = {row.standby: row for row in survey.rows()}
@@ -113,7 +113,7 @@ def watch(
     """Show the same, live, with a bar for each standby that catches up."""
     with _fleet(c, inventory, known_hosts, standby) as fleet, suppress(KeyboardInterrupt):
         starts: dict[str, int] = {}
-        with statuses.Survey(fleet, PATIENCE) as survey, Live(console=Console(), auto_refresh=False) as live:
+        with Survey(fleet, PATIENCE) as survey, Live(console=Console(), auto_refresh=False) as live:
             survey.rows()
             left = seconds or float("inf")
             while left > 0:

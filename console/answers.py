@@ -53,7 +53,7 @@ def _is_object(fields: Mapping[str, Check]) -> Check:
 
 # What older versions of barman-wal-restore do not say.
 OPTIONAL = {"unasked", "is_disproved", "gap", "abandoned"}
-# What status.QUERY answers, and barman-wal-restore --status --json.
+# What snapshot.QUERY answers, and barman-wal-restore --status --json.
 POSTGRES: dict[str, Check] = {
     "version": _is_text,
     "is_recovering": _is_flag,

@@ -11,7 +11,7 @@ from . import status
 from .answers import parse_count
 from .hosts import Cluster, Host, Standby
 from .partition import partition
-from .status import Snapshot
+from .snapshot import MOST_PRINTED, Snapshot, psql, take_snapshot
 from .text import ConsoleError
 
 # Bytes. A standby that is further behind has other worries.
@@ -194,13 +194,13 @@ class Drill:
         return list(refusals(self.cluster.standby, first, around))
 
     def _take_snapshot(self) -> Snapshot:
-        self._last = status.take_snapshot(self.cluster, self._last)
+        self._last = take_snapshot(self.cluster, self._last)
         return self._last
 
     @cached_property
     def _settings(self) -> dict[str, str]:
         """Return the conninfo that it streams with; empty when it does not stream."""
-        return parse_conninfo(status.psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
+        return parse_conninfo(psql(self.cluster, "SELECT conninfo FROM pg_stat_wal_receiver"))
 
     @cached_property
     def _primaries(self) -> list[tuple[str, int]]:
@@ -213,7 +213,7 @@ class Drill:
     def _synchronous(self, first: Snapshot) -> str:
         """Return the primary's synchronous_standby_names. Raises ConsoleError."""
         if self.primary is not None:
-            if self._ask_primary(f"{IDENTITY} WHERE NOT pg_is_in_recovery()") != status.psql(self.cluster, IDENTITY):
+            if self._ask_primary(f"{IDENTITY} WHERE NOT pg_is_in_recovery()") != psql(self.cluster, IDENTITY):
                 raise ConsoleError(f"{self.primary.name} is not the primary of {self.cluster.name}")
             return self._ask_primary("SHOW synchronous_standby_names")
         # Up to PostgreSQL 11 neither restore_command nor primary_conninfo is a setting.
@@ -221,7 +221,7 @@ class Drill:
             raise ConsoleError(
                 f"{self.cluster.name} does not tell how it reaches its primary: name that with --primary"
             )
-        return status.psql(self.cluster, ASK_PRIMARY)
+        return psql(self.cluster, ASK_PRIMARY)
 
     def _ask_primary(self, query: str, **variables: str) -> str:
         assert self.primary is not None
@@ -229,7 +229,7 @@ class Drill:
         port = self._primaries[0][1]
         options = [word for name, value in variables.items() for word in ("-v", f"{name}={value}")]
         words = ("sh", "-c", PSQL, "sh", query, "-p", str(port), *options)
-        return self.primary.run(*words, user="postgres", most=status.MOST_PRINTED).strip()
+        return self.primary.run(*words, user="postgres", most=MOST_PRINTED).strip()
 
     # The rehearsal.
 
@@ -275,7 +275,7 @@ class Drill:
 
     def _received(self) -> int:
         """Return the position up to which it has streamed, in bytes."""
-        answer = status.psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'")
+        answer = psql(self.cluster, "SELECT pg_last_wal_receive_lsn() - '0/0'")
         return parse_count(self.cluster.host.name, answer or "0")
 
     @contextmanager

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from .hosts import Cluster, Fleet
-from .status import GAP, PRIMARY, RESTORING, UNASKED, Row, psql
+from .snapshot import psql
+from .status import GAP, PRIMARY, RESTORING, UNASKED, Row
 from .table import size
 from .text import ConsoleError, NotUnderstood, duration
 

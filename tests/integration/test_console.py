@@ -21,7 +21,7 @@ from console import log
 from console.hosts import Host
 from console.inventory import Inventory
 from console.ssh import CONNECT_LIMIT, HostKeyUnknown
-from console.status import MOST_ASKED
+from console.survey import MOST_ASKED
 from console.text import ConsoleError, NotUnderstood
 from tests.support.barman_host import QUICK_HANDSHAKE, SSHD_BASE
 from tests.support.network import black_hole

@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Optional
 import pytest
 
 from console import ways
-from console.status import FIND_POSTGRES, Row
+from console.snapshot import FIND_POSTGRES
+from console.status import Row
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
 
