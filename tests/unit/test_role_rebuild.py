@@ -2,13 +2,15 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, List, Optional
 
 import pytest
 
-from tests.support.role_templar import ROLE, load, value_of
+from tests.support.role_templar import ROLE, ROOT, load, value_of
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZE = 16 * MIB
@@ -511,3 +513,14 @@ def test_specification() -> None:
     own = {name for name in specs["rebuild"]["options"] if name.startswith("rebuild_")}
     assert own == {"rebuild_confirm", "rebuild_backup", "rebuild_discard_old", "rebuild_tablespaces"}
     assert set(specs["rebuild"]["options"]) - own == set(specs["main"]["options"])
+
+
+@pytest.mark.parametrize("options", [[], ["-e", "rebuild_standby=zoe"], ["-e", "rebuild_standby=standbys"]])
+def test_not_one_standby(options: List[str]) -> None:
+    """Refuse to do nothing, or more than one."""
+    playbook = [sys.executable, "-m", "ansible", "playbook", "-i", ROOT / "molecule/shared/inventory"]
+    ran = subprocess.run(
+        [*playbook, *options, ROOT / "playbooks/rebuild.yml"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ran.returncode == 2
+    assert "Name one standby of the inventory: -e rebuild_standby=HOST" in ran.stdout + ran.stderr
