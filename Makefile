@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 
-SCENARIO ?= default recovery_conf
+SCENARIO ?= default
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
@@ -135,18 +135,18 @@ versions: .cache/postgresql/.ready
 	@for package in $(@D)/node_modules/postgresql-*; do (cd $$package && node scripts/hydrate-symlinks.js) || exit; done
 	@touch $@
 
-test-all: packages versions ## all that make test does, and what takes longer: fresh machines, each ansible-core, Debian 11 and 13, faults, day two, the benchmark
+test-all: packages versions ## all that make test does, and what takes longer: fresh machines, each ansible-core, every scenario of the lab, Debian 11 and 13, the benchmark
 	@$(MAKE) bare
 	@$(MAKE) bench QUICK=1
 	@$(MAKE) ansible-cores
-	@$(MAKE) molecule SCENARIO="two_barmans rebuild faults day_two day_two_recovery_conf patroni"
+	@$(MAKE) molecule SCENARIO="recovery_conf two_barmans rebuild faults day_two day_two_recovery_conf patroni"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
 	@$(MAKE) molecule SCENARIO="default patroni" DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 
-# The labs wait, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
-# and last, so that their summary is the last thing that is printed. The engine is there: the labs, which take longest, begin at once, and come first.
+# The lab waits, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
+# and last, so that their summary is the last thing that is printed. The engine is there: the lab, which takes longest, begins at once, and comes first.
 test: setup tools engine packages versions ## everything that has to pass
 	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine NICE=nice molecule unit $(LINTERS)
 	@pytest tests/integration $(SIDE_BY_SIDE)

@@ -33,6 +33,10 @@ exec /usr/bin/ssh-keygen "$@"
 
 NAMES = ["barman", "barman2"]
 
+# Each run of the role takes as long as a dozen of other tests, so the kin of what is
+# tested here runs with make test-all.
+kin = pytest.mark.matrix
+
 
 class Hosts:
     """Run the role's exchange of keys on one machine, which is all hosts."""
@@ -191,7 +195,7 @@ def succeeded(output: str) -> int:
     return int(found.group(1))
 
 
-@pytest.mark.parametrize("answer", ["lies", "nothing"])
+@pytest.mark.parametrize("answer", ["lies", pytest.param("nothing", marks=kin)])
 def test_lies_of_a_standby(hosts: Hosts, answer: str) -> None:
     """Nothing that a standby prints becomes a line, and it gets none."""
     hosts.tool("ssh", LIAR if answer == "lies" else "#!/bin/sh\n")
@@ -216,6 +220,7 @@ def test_address_on_the_barman_host(hosts: Hosts) -> None:
     assert succeeded(hosts.run("--check")) == 0
 
 
+@kin
 @pytest.mark.parametrize("managed", [True, False])
 def test_host_key_of_another_host(hosts: Hosts, managed: bool) -> None:
     """A run that is refused leaves all settings as they were."""
@@ -229,6 +234,7 @@ def test_host_key_of_another_host(hosts: Hosts, managed: bool) -> None:
     assert hosts.state() == before
 
 
+@kin
 def test_addresses_that_keep_the_standby_out(hosts: Hosts) -> None:
     hosts.deploy()
     before = hosts.state()
@@ -241,7 +247,11 @@ def test_addresses_that_keep_the_standby_out(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize(
-    "by_hand", ["line of another address", "open line of an older version", "no line", "unrestricted"]
+    "by_hand",
+    [
+        "open line of an older version",
+        *(pytest.param(each, marks=kin) for each in ("line of another address", "no line", "unrestricted")),
+    ],
 )
 def test_lines_changed_by_hand(hosts: Hosts, by_hand: str) -> None:
     hosts.deploy()
@@ -259,6 +269,7 @@ def test_lines_changed_by_hand(hosts: Hosts, by_hand: str) -> None:
     assert hosts.lines() == [line]
 
 
+@kin
 def test_line_for_those_who_manage_barman(hosts: Hosts) -> None:
     line = hosts.folder / "etc/angus/authorized_keys_lines"
     for hostile in ('*",pty,permitopen="127.0.0.1:5432', '10.0.0.9"\nssh-ed25519 AAAA attacker\n#', "10.0.0.9\n"):
@@ -271,6 +282,7 @@ def test_line_for_those_who_manage_barman(hosts: Hosts) -> None:
     assert line.read_text().startswith('# For barman\nrestrict,from="10.9.9.9",command="')
 
 
+@kin
 def test_two_runs_at_once(hosts: Hosts) -> None:
     """Each finds the line that works, whichever of them has written it."""
     hosts.authorized_keys.write_text("".join(f"{each}\n" for each in hosts.others))
@@ -288,12 +300,12 @@ def test_two_runs_at_once(hosts: Hosts) -> None:
 @pytest.mark.parametrize(
     ("shell", "words"),
     [
-        ("", ""),
-        ("/bin/bash", ""),
-        ("/bin/rbash", "restricted"),
         ("/usr/sbin/nologin", "This account is currently not available"),
-        ("/bin/false", "it says nothing"),
-        ("/nonexistent", "No such file"),
+        pytest.param("", "", marks=kin),
+        pytest.param("/bin/bash", "", marks=kin),
+        pytest.param("/bin/rbash", "restricted", marks=kin),
+        pytest.param("/bin/false", "it says nothing", marks=kin),
+        pytest.param("/nonexistent", "No such file", marks=kin),
     ],
 )
 def test_shell_of_barmans_user(hosts: Hosts, shell: str, words: str) -> None:
@@ -337,6 +349,7 @@ def addresses_of(hosts: Hosts) -> list[list[str]]:
     return [[line.split(",")[1] for line in hosts.lines(number)] for number in range(len(hosts.barmans))]
 
 
+@kin
 def test_lines_on_two_hosts(pair: Hosts) -> None:
     """One key serves for both; a host that refuses it leaves the other as it was."""
     before = pair.state()
@@ -370,6 +383,7 @@ def test_refusal_by_the_second_host(pair: Hosts) -> None:
     assert addresses_of(pair) == [['from="127.0.0.1"']] * 2
 
 
+@kin
 def test_own_and_foreign_host(pair: Hosts) -> None:
     """The line is written out for those who manage the second host."""
     said = {"barman2": {"standby_barman_managed": False}}
@@ -386,6 +400,7 @@ def test_own_and_foreign_host(pair: Hosts) -> None:
     assert succeeded(pair.run(said=said)) == 0
 
 
+@kin
 def test_rotation_on_two_hosts(pair: Hosts) -> None:
     """Both hosts take both keys before the old one goes from either."""
     succeeded(pair.run())
