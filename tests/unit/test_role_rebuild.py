@@ -518,9 +518,14 @@ def test_specification() -> None:
 @pytest.mark.parametrize("options", [[], ["-e", "rebuild_standby=zoe"], ["-e", "rebuild_standby=standbys"]])
 def test_not_one_standby(options: List[str]) -> None:
     """Refuse to do nothing, or more than one."""
-    playbook = [sys.executable, "-m", "ansible", "playbook", "-i", ROOT / "molecule/shared/inventory"]
+    inventory = str(ROOT / "molecule/shared/inventory")
+    playbook = [sys.executable, "-m", "ansible", "playbook", "-i", inventory]
     ran = subprocess.run(
-        [*playbook, *options, ROOT / "playbooks/rebuild.yml"], capture_output=True, text=True, check=False, cwd=ROOT
+        [*playbook, *options, str(ROOT / "playbooks/rebuild.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert ran.returncode == 2
     assert "Name one standby of the inventory: -e rebuild_standby=HOST" in ran.stdout + ran.stderr
