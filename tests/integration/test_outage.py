@@ -15,7 +15,8 @@ import pytest
 from tests.support.barman_host import BarmanHost, install_stock_client
 from tests.support.network import Harm, Network
 from tests.support.postgres import SEGMENT_SIZE, Server
-from tests.support.processes import ME, wait_until
+from tests.support.processes import ME, POSTGRES, wait_until
+from tests.support.standby import Standby
 
 from .conftest import RESTORE_POINT, Primary, rows
 
@@ -240,6 +241,55 @@ def test_promotion_while_call_waits(
     chris.promote()
     took = time.monotonic() - started
     assert took < 8, chris.log()[-3000:]
+
+
+@pytest.mark.parametrize("jobs", ["0", "8"])
+def test_promotion_of_streaming_standby(
+    copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary, jobs: str
+) -> None:
+    """Pay once where no call before has seen that Barman is frozen: a lookup, and -s.
+
+    The startup process takes the file `promote` away before its first call.
+    """
+    conninfo = f"host=127.0.0.1 port={angus.server.port} user={POSTGRES}"
+    chris = copy_of_base(
+        "chris", "standby.signal", primary_conninfo=conninfo, restore_command=command("ours", "-s", "10", "-p", jobs)
+    )
+    chris.start()
+    streaming = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+    wait_until(lambda: chris.sql(streaming) == "1", "streaming", 60)
+    network.harm = Harm("silence", 0)
+    started = time.monotonic()
+    chris.promote()
+    took = time.monotonic() - started
+    assert took < 20, chris.log()[-3000:]
+    assert rows(chris) == angus.rows
+
+
+@pytest.mark.parametrize("jobs", ["0", "8"])
+def test_last_call_of_a_promotion(served: Standby, network: Network, barman: BarmanHost, jobs: str) -> None:
+    """Do not wait for Barman when the signal file has gone."""
+    ssh_config = barman.reach_through(network.port)
+    network.harm = Harm("silence", 0)
+    (served.data / "standby.signal").unlink()
+    call = served.fetch("00000001.history", "-p", jobs, "-s", "10", host="gate", ssh_config=ssh_config)
+    assert call.status == 2
+    assert call.seconds < 8, call.stderr
+    assert served.prefetch_process_ids() == []
+
+
+def test_skipped_calls_of_a_promotion(served: Standby, angus: Primary) -> None:
+    """Skip the calls that follow one that has seen `promote`."""
+    name = angus.segments[4]
+    assert served.fetch(name, "-p", "0", host="gate", ssh_config="unplugged").status == 2
+    time.sleep(10)
+    (served.data / "promote").touch()
+    assert served.fetch(name, "-p", "0", host="gate").status == 2
+    (served.data / "promote").unlink()
+    time.sleep(10)
+    call = served.fetch("00000002.history", "-p", "0", host="gate")
+    assert call.status == 2
+    assert "skipped" in call.stderr
 
 
 def test_promotion_while_catching_up(

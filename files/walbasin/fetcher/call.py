@@ -63,4 +63,20 @@ class Call(NamedTuple):
         """Return the files whose appearance says that nobody may be held up."""
         if self.cluster is None or self.mode != policy.STANDBY:
             return ()
+        if self.is_at_end_of_recovery():
+            return (self.cluster.path,)  # which is there: the promotion has begun
         return tuple(data_directory.promotion_files(self.cluster))
+
+    def is_at_end_of_recovery(self) -> bool:
+        """Return whether this is the last call of a recovery.
+
+        PostgreSQL has removed its signal file, and asks for the history of the timeline
+        that it leaves. It takes no writes before it has an answer.
+        """
+        cluster = self.cluster
+        return (
+            cluster is not None
+            and segment.is_history_name(self.options.wal_name)
+            and cluster.postmaster_id is not None
+            and not data_directory.is_still_recovering(cluster)
+        )

@@ -54,7 +54,9 @@ def run(call: Call, reply: Optional[Reply] = None) -> int:
     while True:
         outcome, detail = _guard(call, *_attempt(call, reply))
         time_left = call.options.retry - (time.monotonic() - started)
-        verdict = exit_status.decide(outcome, call.mode, call.options.sleep, attempt, time_left)
+        # A promotion asks for histories, and nobody asks for them in a hurry.
+        sleep = 0.0 if segment.is_history_name(call.options.wal_name) else call.options.sleep
+        verdict = exit_status.decide(outcome, call.mode, sleep, attempt, time_left)
         debug(f"{call.options.wal_name}: attempt {attempt}: {outcome} {detail}: {verdict}")
         _report(call, outcome, detail, verdict)
         _pause(verdict.pause, call)
@@ -114,12 +116,16 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     if spool is not None and reply is None and call.mode == policy.STANDBY:
         outage = spool.outage()
         if outage is not None and outage.age < OUTAGE_SECONDS:
+            if any(map(os.path.exists, call.promotion_files())):
+                spool.record_outage(outage.cause)  # so that the next calls of the promotion are skipped, too
             cause = f": {outage.cause}" if outage.cause else ""
             raise SkippedDuringOutage(
                 f"skipped, {options.barman_host} could not be reached {outage.age:.0f} s ago{cause}"
             )
     try:
-        if spool is None or cluster is None or options.parallel < 2:
+        # A prefetch process ends with the recovery.
+        is_alone = options.parallel < 2 or (reply is None and call.is_at_end_of_recovery())
+        if spool is None or cluster is None or is_alone:
             _fetch_directly(call, None)
         elif reply is None and (reason := process.why_not(spool, cluster)):
             _fetch_with_foreground_prefetch(call, spool, cluster, reason)
