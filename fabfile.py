@@ -20,7 +20,7 @@ from console import report as reports
 from console import ways as ways_back
 from console.hosts import Fleet
 from console.ssh import CONNECT_LIMIT
-from console.status import UNASKED, Row
+from console.status import UNASKED, Row, is_stuck
 from console.survey import Survey
 from console.text import ConsoleError, printable
 
@@ -79,6 +79,8 @@ def status(
         print(*map(_to_json, rows), sep="\n")
     else:
         Console().print(table.table(rows), *([patroni.table(clusters)] if clusters else []))
+        for row in filter(is_stuck, rows):
+            _print(f"{row.standby} cannot come back by itself. The ways: fab ways --standby {row.standby}")
     problems = [*(row.problems for row in rows), *(members.problem for members in clusters)]
     sys.exit(2 if all(row.role in UNASKED for row in rows) else any(problems))
 
@@ -93,17 +95,17 @@ def ways(c: Context, inventory: Sequence[str] | None = None, known_hosts: str = 
 
     Changes nothing. Ends with 1 when one cannot come back by itself.
     """
-    is_stuck = False
+    is_any_stuck = False
     with _fleet(c, inventory, known_hosts, standby) as fleet, Survey(fleet) as survey:
         survey.rows()
         time.sleep(INTERVAL)
         rows = {row.standby: row for row in survey.rows()}
         for cluster in fleet.clusters():
             lines = ways_back.lines_of(fleet, cluster, rows[cluster.name])
-            is_stuck |= ways_back.STUCK in lines[0]
+            is_any_stuck |= ways_back.STUCK in lines[0]
             for line in lines:
                 _print(line)
-    sys.exit(int(is_stuck))
+    sys.exit(int(is_any_stuck))
 
 
 @task(iterable=["inventory"], help={**HELP, "seconds": "for how long (default: until Ctrl-C)"})

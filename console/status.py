@@ -129,6 +129,11 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
     yield from _test_problems(now)
 
 
+def is_stuck(row: Row) -> bool:
+    """Return whether a standby is known to need help before it can come back."""
+    return any(problem.startswith(GAP) for problem in row.problems)
+
+
 def _test_problems(now: Snapshot) -> Iterator[str]:
     """Return what the last test, or its age, says against a standby or primary."""
     test, age = now.fetcher["test"], _test_age(now)

@@ -326,6 +326,18 @@ def test_status_of_hostile_host(machine: Machine) -> None:
     assert FORBIDDEN.search(done.stdout) is None
 
 
+def test_status_of_stuck_standby(machine: Machine) -> None:
+    """Name the task that knows the ways back."""
+    names = [f"{1:08X}{0:08X}{number:08X}" for number in (5, 7, 9)]
+    gap = dict(zip(("missing", "later", "newest"), names))
+    postgres = {**POSTGRES_ANSWER, "is_recovering": True, "replayed": 5 << 24}
+    machine.answer(json.dumps(postgres), json.dumps({**FETCHER_ANSWER, "gap": gap}))
+    done = fab("--search-root", ROOT, "status", *access(machine), cwd=machine.folder)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"it holds {names[1]}, but not {names[0]}" in " ".join(done.stdout.split())
+    assert "chris cannot come back by itself. The ways: fab ways --standby chris" in done.stdout
+
+
 @pytest.mark.parametrize(
     "answer",
     [
