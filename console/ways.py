@@ -102,7 +102,7 @@ def find_ways(facts: Facts, name: str, data_directory: str) -> list[Way]:
             None,
             None,
             f"pg_rewind -D {data_directory} --restore-target-wal --source-server='host=PRIMARY user=postgres'",
-            never or ("" if facts.diverged_at else "it has not diverged, so there is nothing to rewind"),
+            never or _why_not_rewind(facts),
         ),
         Way(
             "rebuild",
@@ -121,6 +121,14 @@ def find_ways(facts: Facts, name: str, data_directory: str) -> list[Way]:
             never or ("" if facts.primary_timeline else "Barman does not reach the primary"),
         ),
     ]
+
+
+def _why_not_rewind(facts: Facts) -> str:
+    if facts.diverged_at:
+        return ""
+    if facts.error:
+        return "nobody knows whether it has diverged: it could not be asked"
+    return "it has not diverged, so there is nothing to rewind"
 
 
 def _seconds(amount: Optional[int], rate: Optional[float]) -> Optional[float]:

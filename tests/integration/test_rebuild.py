@@ -130,6 +130,22 @@ def test_delta_after_interruption(rebuild: Rebuild) -> None:
     assert len(list(rebuild.container.glob("old-*/PG_VERSION"))) == 1
 
 
+def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> None:
+    """Find what a primary wrote after its last checkpoint: it may be nowhere else."""
+    backed_up.sql("CHECKPOINT")
+    backed_up.sql("INSERT INTO t SELECT generate_series(1, 5000)")
+    written = int(backed_up.sql("SELECT pg_current_wal_flush_lsn() - '0/0'"))
+    backed_up.stop("immediate")
+    asked = {"container": "/nonexistent", "settings": [], "tablespaces": []}
+    found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
+    assert found["timeline"] == 1
+    assert written - 64 < found["lsn"] <= written
+    # A standby's last page may have old bytes behind what was received.
+    (backed_up.data / "standby.signal").touch()
+    found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
+    assert written - 8192 <= found["lsn"] <= written
+
+
 @pytest.mark.usefixtures("backed_up")
 def test_gap_in_archive(rebuild: Rebuild) -> None:
     begin = rebuild.find_backup()["backup"]["begin_wal"]

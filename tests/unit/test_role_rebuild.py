@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -262,6 +262,63 @@ def test_room_with_begun_copy(tmp_path: Path, words: List[str], left: set[str]) 
     assert {path.name for path in (data, new) if path.exists()} == left
 
 
+def test_discarded_directory_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no server with half of what is to be removed, and go on the next time."""
+    data, container = tmp_path / "main", tmp_path / "main.rebuild"
+    for folder in (data, container):
+        folder.mkdir()
+    (data / "PG_VERSION").write_text("15")
+    words = ("clear", str(data), str(container), "15", "discard")
+    with monkeypatch.context() as patched:
+        patched.setattr(place_data.shutil, "rmtree", lambda path: (_ for _ in ()).throw(OSError(16, "busy", path)))
+        with pytest.raises(OSError, match="busy"):
+            place_data.main(*words)
+    assert not data.exists()
+    place_data.main(*words)
+    assert list(container.iterdir()) == []
+
+
+@pytest.mark.parametrize(("version", "expected"), [(11, "primary_conninfo = 'host=angus'\n"), (15, None)])
+def test_recovery_conf(tmp_path: Path, version: int, expected: Optional[str]) -> None:
+    """Give back how to stream, and leave restore_command to the role."""
+    data, container = tmp_path / "main", tmp_path / "main.rebuild"
+    data.mkdir()
+    (data / "PG_VERSION").write_text(str(version))
+    for name in ("recovery.conf", "postgresql.auto.conf"):
+        (data / name).write_text("primary_conninfo = 'host=angus'\nrestore_command = 'x'\n")
+    places = place_data.Places(str(data), str(container))
+    place_data.keep(places)
+    (container / "new" / "pg_wal").mkdir(parents=True)
+    list(place_data.place(places, version))
+    assert (data / "postgresql.auto.conf").read_text() == "primary_conninfo = 'host=angus'\n"
+    found = data / "recovery.conf"
+    assert (found.read_text() if found.exists() else None) == expected
+
+
+@pytest.mark.parametrize(("new", "rate"), [(GIB, 5_000_000), (GIB // 10, 0)])
+def test_rate_of_a_backup_with_little_new(new: int, rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no rate from a backup that has copied a part of its files (reuse_backup)."""
+    base = {
+        "throughput_bytes": 5_000_000.0,
+        "backup_size_bytes": new,
+        "begin_wal": "0" * 24,
+        "end_time_timestamp": "1",
+    }
+    shown = {
+        "cluster_size_bytes": GIB,
+        "base_backup_information": base,
+        "postgresql_version": "150004",
+        "tablespaces": [],
+    }
+    barman = examine_backup.Barman("angus", "")
+    monkeypatch.setattr(barman, "ask", lambda command, *_: {} if command == "list-backup" else shown)
+    monkeypatch.setattr(barman, "run", lambda *_: "/b/1/data/PG_VERSION\n")
+    monkeypatch.setattr(examine_backup, "choose", lambda *_: "1")
+    control = SimpleNamespace(system_identifier=7, segment_size=SIZE)
+    monkeypatch.setattr("walbasin.local.data_directory.read", lambda _: control)
+    assert barman.find_backup("").rate == rate
+
+
 def test_delta_uses_old_directory(tmp_path: Path) -> None:
     data, container = tmp_path / "main", tmp_path / "main.rebuild"
     data.mkdir()
@@ -335,6 +392,10 @@ def known(**changes: Any) -> Dict[str, Any]:
         "__standby_rebuild_barman": "barman",
         "__standby_rebuild_source": source,
         "__standby_rebuild_programs": {"rc": 0},
+        "__standby_rebuild_service": {"rc": 0},
+        "__standby_version": 15,
+        "__standby_data": DATA,
+        "__standby_unit": {"stdout": ""},
         "__standby_rebuild_asked": {"skipped": True},
         "__standby_processes": {"stdout": ""},
         "__standby_data_listing": {"files": []},
@@ -385,7 +446,17 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"__standby_processes": {"stdout": "12 /usr/bin/python3 /usr/bin/patroni /etc/p.yml"}}, "patronictl reinit"),
         ({"__standby_processes": {"stdout": "12 /usr/bin/stolon-keeper"}}, "stolon-keeper manages it"),
         ({"running": "standby", "__standby_server_answers": False}, "runs there and does not answer"),
-        ({"__standby_rebuild_programs": {"rc": 127}}, "PostgreSQL 15 is not installed"),
+        ({"__standby_rebuild_programs": {"rc": 127, "stdout": ""}}, "PostgreSQL 15 is not installed"),
+        (
+            {"__standby_rebuild_programs": {"rc": 1, "stdout": "/usr/bin/postgres\n/usr/bin/psql\n"}},
+            "rsync is not installed",
+        ),
+        ({"__standby_rebuild_service": {"rc": 1}}, "nobody knows which service starts"),
+        # Debian's postgresql.service starts and stops all clusters of a host.
+        (
+            {"__standby_lsclusters": {"stdout_lines": ["15 other 5432 online postgres /srv/other x"]}},
+            "Set standby_service",
+        ),
         ({"found__system_identifier": 8}, "is of another cluster"),
         ({"wal__missing": segments(5, 5)[0], "wal__later": segments(6, 6)[0]}, "has a gap: 000000010000000000000005"),
         ({"wal__missing": segments(2, 2)[0]}, "with which the backup begins"),
@@ -401,7 +472,13 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
             {
                 "backup__tablespaces": {"fast": "/srv/fast"},
                 "found__tablespaces": {
-                    "/srv/fast": {"is_used": True, "is_foreign": False, "is_real": True, "can_write": True}
+                    "/srv/fast": {
+                        "is_used": True,
+                        "is_foreign": False,
+                        "is_kept": False,
+                        "is_real": True,
+                        "can_write": True,
+                    }
                 },
             },
             "/srv/fast is not empty",
@@ -415,6 +492,9 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("is_used", "is_foreign", "changes", "is_refused"),
     [
+        # The old data directory is kept, and has its files there.
+        (True, None, {"found__is_begun": True}, True),
+        (True, None, {"found__is_begun": True, "rebuild_discard_old": True}, False),
         (False, False, {}, False),
         (True, False, {}, True),
         (True, False, {"rebuild_discard_old": True}, False),
@@ -424,8 +504,10 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
         (True, False, {"found__is_begun": True}, False),
     ],
 )
-def test_used_tablespace(is_used: bool, is_foreign: bool, changes: Dict[str, Any], is_refused: bool) -> None:
-    there = {"is_used": is_used, "is_foreign": is_foreign, "is_real": True, "can_write": True}
+def test_used_tablespace(is_used: bool, is_foreign: Optional[bool], changes: Dict[str, Any], is_refused: bool) -> None:
+    """is_foreign: None where the files are of a data directory that is kept."""
+    there = {"is_used": is_used, "is_foreign": bool(is_foreign), "is_real": True, "can_write": True}
+    there["is_kept"] = is_foreign is None
     given = {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
     assert bool(refusals(**given, **changes)) == is_refused
 

@@ -120,8 +120,14 @@ def parse_size(shown: Dict[str, Any]) -> int:
     return int(found or 0)
 
 
+def parse_new_size(shown: Dict[str, Any]) -> int:
+    """Return the bytes that Barman did not have already (reuse_backup)."""
+    base = shown["base_backup_information"]
+    return int(base.get("incremental_size_bytes") or base.get("backup_size_bytes") or parse_size(shown))
+
+
 def parse_primary(text: str) -> Optional[Primary]:
-    """Return where the primary is, from `barman show-servers`.
+    """Return where the primary is, from `barman show-server`.
 
     None where it does not answer, or is itself in recovery.
     """
@@ -186,18 +192,20 @@ class Barman:
         """Return the backup to be restored. Raises CannotTell."""
         from walbasin.local import data_directory
 
-        name = choose(self.ask("list-backups", self._server), wanted)
+        name = choose(self.ask("list-backup", self._server), wanted)
         shown = self.ask("show-backup", self._server, name)
         base = shown["base_backup_information"]
         if shown.get("backup_type") == "incremental" or base.get("compression") or base.get("encryption"):
             data_folder("", name)
+        size = parse_size(shown)
         control = data_directory.read(data_folder(self.run("list-files", "--target", "data", self._server, name), name))
         if control is None:
             raise CannotTell(f"its backup {name} has no pg_control that can be read")
         return Backup(
             name=name,
-            size=parse_size(shown),
-            rate=int(base.get("throughput_bytes") or 0),
+            size=size,
+            # It is of what was not there already: with few new files it says nothing.
+            rate=int(base.get("throughput_bytes") or 0) if 2 * parse_new_size(shown) > size else 0,
             begin_wal=str(base["begin_wal"]),
             finished=int(base["end_time_timestamp"]),
             version=int(shown["postgresql_version"]) // 10000,
@@ -209,7 +217,7 @@ class Barman:
     def find_primary(self) -> Optional[Primary]:
         """Return where the primary is, or None where it does not answer."""
         try:
-            return parse_primary(self.run("show-servers", self._server))
+            return parse_primary(self.run("show-server", self._server))
         except CannotTell:
             return None
 

@@ -9,6 +9,7 @@ settings: more folders in which settings of the server lie. tablespaces: folders
 """
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -52,15 +53,41 @@ def texts(folders: List[str]) -> Iterator[str]:
                         yield file.read()
 
 
+def read_end(cluster: Any) -> Any:
+    """Return how far pg_wal was written, a Position.
+
+    That is more than pg_control says of a primary that has crashed. Of a standby, which
+    may write the first part of a page over old bytes, it is where the last page begins.
+    """
+    from walbasin.local import data_directory
+    from walbasin.wal import segment
+
+    name = next(data_directory.newest_segments(cluster), "")
+    if not name:
+        return data_directory.Position(0, 0)
+    begin = segment.segment_number(name, cluster.segment_size) * cluster.segment_size
+    end, last = begin, b""
+    with open(cluster.file(f"pg_wal/{name}"), "rb") as file:
+        block_size = segment.LONG_HEADER.unpack(file.read(segment.LONG_HEADER.size))[-1]
+        for offset in range(0, cluster.segment_size, block_size):
+            file.seek(offset)
+            page = file.read(block_size)
+            if int.from_bytes(page[8:16], sys.byteorder) != begin + offset:
+                break
+            end, last = begin + offset, page
+    is_standby = data_directory.is_still_recovering(cluster)
+    return data_directory.Position(segment.timeline(name), end + (0 if is_standby else len(last.rstrip(b"\0"))))
+
+
 def read_position(data: str) -> Dict[str, Any]:
-    """Return what pg_control says of a data directory, or zeros."""
+    """Return what pg_control and pg_wal say of a data directory, or zeros."""
     from walbasin.local import data_directory
 
     found = {"system_identifier": 0, "timeline": 0, "lsn": 0, "history": []}
     cluster = data_directory.read(data)
     if cluster is not None:
         with contextlib.suppress(OSError):
-            position = max(data_directory.read_positions(cluster))
+            position = max(*data_directory.read_positions(cluster), read_end(cluster))
             histories = dict(data_directory.read_histories(cluster))
             found.update(
                 system_identifier=cluster.system_identifier,
@@ -86,9 +113,11 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     data, container = asked["data"], asked["container"]
     parent, pg_wal = os.path.dirname(data), os.path.join(data, "pg_wal")
     new = os.path.join(container, "new")
+    links = [glob.escape(data), os.path.join(glob.escape(container), "old-*")]
+    kept = {os.path.realpath(link) for each in links for link in glob.glob(os.path.join(each, "pg_tblspc", "*"))}
     return {
         "is_there": os.path.lexists(data),
-        "is_link": os.path.islink(data) or os.path.islink(pg_wal),
+        "is_link": os.path.islink(data) or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
         "is_mount": os.path.isdir(data) and os.stat(data).st_dev != os.stat(parent).st_dev,
         "is_empty": os.path.isdir(data) and not os.listdir(data),
         "has_version": os.path.isfile(os.path.join(data, "PG_VERSION")),
@@ -104,6 +133,7 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
             path: {
                 "is_used": os.path.isdir(path) and bool(os.listdir(path)),
                 "is_foreign": os.path.isdir(path) and not all(name.startswith("PG_") for name in os.listdir(path)),
+                "is_kept": path in kept,
                 "is_real": os.path.realpath(path) == path,
                 "can_write": can_write(path),
             }

@@ -30,6 +30,8 @@ RECOVERY = re.compile(
     r"|trigger_file|standby_mode)\b",
     re.IGNORECASE,
 )
+# What a standby that Barman has made once has from it. The role writes its own.
+RESTORE_COMMAND = re.compile(r"\s*restore_command\b", re.IGNORECASE)
 # Settings that may name files of another server.
 PATHS = re.compile(
     r"^\s*(data_directory|hba_file|ident_file|external_pid_file|include\w*|ssl_\w+_file)\s*=?\s*(\S.*)$",
@@ -47,6 +49,7 @@ class Places:
         self.new = os.path.join(container, "new")
         self.settings = os.path.join(container, "settings")
         self.progress = os.path.join(container, "progress")
+        self.discarded = os.path.join(container, "discarded")
 
 
 def sync(folder: str) -> None:
@@ -81,15 +84,19 @@ def keep(places: Places) -> None:
 def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: bool) -> None:
     """Make room for the copy.
 
-    is_delta: Barman takes from the old data directory what is the same there.
+    is_delta: Barman takes from the old data directory what is the same there. It loses
+    its name before it loses a file, so that a server cannot start with half of it.
     """
+    remove(places.discarded)
     if has_to_be_empty:
         remove(places.new)
     if is_discarded and os.path.isdir(places.data):
         if is_delta and not os.path.exists(places.new):
             os.rename(places.data, places.new)
         else:
-            remove(places.data)
+            os.rename(places.data, places.discarded)
+            sync(os.path.dirname(places.data))
+            remove(places.discarded)
     sync(places.container)
 
 
@@ -99,13 +106,13 @@ def remove(path: str) -> None:
         shutil.rmtree(path)
 
 
-def without_recovery(text: str) -> str:
-    """Return a configuration without the settings of another server's recovery.
+def without(settings: "re.Pattern[str]", text: str) -> str:
+    """Return a configuration without these settings.
 
-    >>> without_recovery("port = 5432\\nrestore_command = 'x'\\n")
+    >>> without(RECOVERY, "port = 5432\\nrestore_command = 'x'\\n")
     'port = 5432\\n'
     """
-    return "".join(line for line in text.splitlines(keepends=True) if not RECOVERY.match(line))
+    return "".join(line for line in text.splitlines(keepends=True) if not settings.match(line))
 
 
 def foreign_paths(text: str) -> List[str]:
@@ -123,14 +130,22 @@ def give_configuration_back(places: Places) -> Iterator[str]:
     for name in kept:
         if not LEFTOVERS.fullmatch(name):
             shutil.copy2(os.path.join(places.settings, name), os.path.join(places.new, name))
+    if "postgresql.auto.conf" in kept:
+        path = os.path.join(places.new, "postgresql.auto.conf")
+        write(path, without(RESTORE_COMMAND, read(path)))
     for name in set(CONFIGURATION) - set(kept):
         path = os.path.join(places.new, name)
         source = path + ".origin" if os.path.exists(path + ".origin") else path
         if os.path.exists(source):
-            with open(source, encoding="utf-8", errors="surrogateescape") as file:
-                text = without_recovery(file.read())
+            text = without(RECOVERY, read(source))
             write(path, text)
             yield from (f"{name} is the backed-up server's: {each}" for each in foreign_paths(text))
+
+
+def read(path: str) -> str:
+    """Return the text of a configuration file, whatever its encoding."""
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
 
 
 def write(path: str, text: str) -> None:
@@ -149,6 +164,10 @@ def clean(places: Places, version: int) -> None:
     os.makedirs(os.path.join(places.new, "pg_wal", "archive_status"), 0o700, exist_ok=True)
     if version >= 12:
         write(os.path.join(places.new, "standby.signal"), "")
+    elif os.path.exists(os.path.join(places.settings, "recovery.conf")):
+        # The role adds restore_command, and keeps the rest.
+        kept = read(os.path.join(places.settings, "recovery.conf"))
+        write(os.path.join(places.new, "recovery.conf"), without(RESTORE_COMMAND, kept))
     os.chmod(places.new, 0o700)
 
 
