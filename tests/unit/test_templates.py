@@ -176,6 +176,27 @@ def test_target_timeline(wanted: str, present: str, running: Any, stopped: str, 
     assert render("walbasin.conf.j2", **known).splitlines()[2:] == line
 
 
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        ({}, [r"primary_conninfo = 'host=angus password=it''s\\x'", "primary_slot_name = 'chris'"]),
+        (
+            {"standby_primary_conninfo": "host=bruno"},
+            ["primary_conninfo = 'host=bruno'", "primary_slot_name = 'chris'"],
+        ),
+    ],
+)
+def test_streaming_settings_of_an_earlier_run(given: Dict[str, str], lines: List[str]) -> None:
+    """Do not take away how the standby streams, when a run is not told (-e)."""
+    present = r"""# Written by Ansible (walbasin.barman.standby).
+restore_command = 'x'
+primary_conninfo = 'host=angus password=it''s\\x'
+primary_slot_name = 'chris'
+"""
+    known = {**cluster(), "__standby_settings_present": slurped(present), **given}
+    assert render("walbasin.conf.j2", **known).splitlines()[2:] == lines
+
+
 def recovery_conf(before: str, **variables: Any) -> str:
     return render("recovery.conf.j2", **cluster("11", recovery_conf=before), **variables)
 
