@@ -1,5 +1,6 @@
 """Fetch from Barman what is not in the spool, until there is a verdict."""
 
+import contextlib
 import os
 import time
 from typing import List, Optional, Sequence, Tuple
@@ -10,7 +11,7 @@ from walbasin.fetcher.call import Call
 from walbasin.fetcher.exit_status import Verdict
 from walbasin.fetcher.foreground import ForegroundPrefetch
 from walbasin.fetcher.log import ASKS_AGAIN, describe, log, log_absent
-from walbasin.local import handover, ipc
+from walbasin.local import data_directory, handover, ipc
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
 from walbasin.local.host_memory import OUTAGE_SECONDS
@@ -73,7 +74,9 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
             _fetch(call, reply)
         except NotInArchive as answer:
             outcome, detail = absence.explain(call, bool(str(answer)) or _is_look_due(call))
-            if outcome == policy.GAP or not call.wants_partial or not _deliver_partial(call):
+            # Where nothing is proved, it could end a recovery too early.
+            is_last_resort = outcome == policy.ABSENT or (call.mode == policy.STANDBY and outcome != policy.GAP)
+            if not is_last_resort or not call.wants_partial or not _deliver_partial(call):
                 return outcome, detail
         return policy.DELIVERED, ""
     except Unconfirmed as error:
@@ -259,11 +262,22 @@ def _fetch_from(call: Call, sources: Sequence[Archive], prefetch: Optional[Foreg
 def _deliver_partial(call: Call) -> bool:
     """Deliver the .partial of a segment. Return False where there is none.
 
+    PostgreSQL puts what it restores in the place of its own file, and Barman may have
+    received less of it. So it is delivered only where it has more.
     Raises FetchError, InvalidWal, OSError.
     """
+    name, destination = call.options.wal_name, call.options.wal_dest
     for source in call.archives():
+        aside = f"{destination}.partial"
         try:
-            archive.fetch(source, call.options.wal_name, call.options.wal_dest, partial=True)
+            archive.fetch(source, name, aside, partial=True)
+            try:
+                if _reached(aside, name, call) <= _reached_in_pg_wal(call):
+                    return False
+                os.rename(aside, destination)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside)
         except NotInArchive:
             continue
         except FetchError as error:
@@ -271,6 +285,23 @@ def _deliver_partial(call: Call) -> bool:
             raise Unheard(str(error)) if len(call.options.barman_hosts) > 1 else error from error
         return True
     return False
+
+
+def _reached_in_pg_wal(call: Call) -> Tuple[int, int]:
+    """Return how far the segment in pg_wal goes (_reached)."""
+    name, cluster = call.options.wal_name, call.cluster
+    if cluster is None or name not in data_directory.newest_segments(cluster):
+        return -1, 0
+    return _reached(cluster.file(f"pg_wal/{name}"), name, call)
+
+
+def _reached(path: str, name: str, call: Call) -> Tuple[int, int]:
+    """Return how far a file of a segment goes: its last page, and bytes of that."""
+    with open(path, "rb") as file:
+        offset, page = segment.last_page(
+            file, name, call.cluster.segment_size if call.cluster else os.path.getsize(path)
+        )
+    return offset, len(page.rstrip(b"\0"))
 
 
 def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:

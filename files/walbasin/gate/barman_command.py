@@ -12,7 +12,7 @@ from walbasin.wal import getwal
 # decompress or decrypt first.
 SILENCE_LIMIT = 600
 # Seconds between two signs to the client that Barman is still at work.
-SIGN_INTERVAL = 2
+SIGN_INTERVAL = 0.5
 # Bytes that are read at a time.
 CHUNK = 256 * 1024
 
@@ -61,7 +61,7 @@ def _relay(source: int, on_data: Callable[[bytes], None], client: int) -> None:
     poll.register(client, 0)  # its end is told all the same
     end = time.monotonic() + SILENCE_LIMIT
     while time.monotonic() < end:
-        events = dict(poll.poll(SIGN_INTERVAL * 1000))
+        events = dict(poll.poll(round(SIGN_INTERVAL * 1000)))
         if client in events:
             raise BrokenPipeError
         data = os.read(source, CHUNK) if events else b""

@@ -22,7 +22,7 @@ STDIN = 0
 IDLE_LIMIT = 300
 # Bytes that are read at a time, and that the kernel sends at a time.
 CHUNK = 256 * 1024
-PIECE = 4 << 20
+PIECE = 512 << 10
 # Bytes between two looks whether the rest should be compressed.
 STEP = 1 << 20
 
@@ -188,13 +188,36 @@ class Server:
             sent += step
             self._link.note_plain(step, is_end=sent == length)
         if sent < length:
-            if sent:
-                self._send_frame(protocol.REST)
-                os.lseek(descriptor, sent, os.SEEK_SET)
+            os.lseek(descriptor, sent, os.SEEK_SET)
             self._link.begin_compressed()
-            self._send_through_program(descriptor)
-            self._link.note_compressed(length - sent)
+            is_compressed = self._send_rest_compressed(descriptor, is_begun=sent > 0)
+            if is_compressed:
+                self._link.note_compressed(length - sent)
+            else:
+                self._send_plain(descriptor, sent, length - sent)
         self._link.end_file(length)
+
+    def _send_rest_compressed(self, descriptor: int, is_begun: bool) -> bool:
+        """Send the compressed form of a file from its position on.
+
+        Returns False where the program brings nothing: then it is not tried again.
+        Raises CompressorFailed when it fails later.
+        """
+        with contextlib.closing(compressor.compress(descriptor, self._method, self._core)) as pieces:
+            try:
+                first = next(pieces, b"")
+            except CompressorFailed as reason:
+                self._warn(f"{reason}; files are sent as they are")
+                first = b""
+            if not first:
+                self._method = ""
+                return False
+            if is_begun:
+                self._send_frame(protocol.REST)
+            self._send_data(first)
+            for piece in pieces:
+                self._send_data(piece)
+        return True
 
     def _send_through_program(self, descriptor: int) -> None:
         """Send the compressed form of a file from its position on.

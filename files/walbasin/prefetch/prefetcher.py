@@ -122,7 +122,8 @@ class Prefetcher:
         self.size = size
         self.loop = loop
         self.source = self._make_source(archives)
-        self._tries = (1 + TRIES) * len(archives) - 1
+        # Of several hosts the last failure of each is told to the one who asks them.
+        self._tries = (1 + TRIES) * len(archives) - (len(archives) == 1)
         # Told to PostgreSQL's log with the next file that is delivered.
         self._notice = ""
         # Who waits for a file.

@@ -96,7 +96,7 @@ class RemoteOutput:
         self.is_complete = False
         self._limit = limit
         self.error: Optional[Exception] = None
-        self.content = b""
+        self.content = bytearray()
 
     def end(self, error: Optional[Exception]) -> None:
         """Note that the command has ended."""
@@ -172,7 +172,7 @@ def run(archive: Archive, command: RemoteCommand, limit: int = segment.HISTORY_L
     with EventLoop() as loop:
         loop.add(Session(archive.remote, command, output.add, output.end))
         wait_for(archive, output, loop)
-    return output.content
+    return bytes(output.content)
 
 
 def fetch_history(archive: Archive, timeline: int) -> Optional[List[Tuple[int, int]]]:

@@ -13,7 +13,7 @@ from walbasin.remote.several_hosts import SeveralHosts
 from walbasin.remote.source import Sessions
 from walbasin.remote.ssh import EventLoop
 from walbasin.wal import segment
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.compression import IncomingFile, UnsupportedCompression
 
 # Starts what is to be done beside the requested file, at the host that brings it.
 Beside = Callable[[EventLoop, Archive], None]
@@ -53,7 +53,9 @@ def fetch(
                 _fetch_once(hosts, archives[0], name, destination, loop, look)
                 is_waiting = False
             except (FetchError, NotInArchive, segment.InvalidWal) as error:
-                if isinstance(error, GivenUp) or not hosts.has_another_way(name, error):
+                # What this standby cannot decompress is asked for otherwise.
+                is_kept = isinstance(error, UnsupportedCompression) and archives[0].request.keep_compression
+                if is_kept or isinstance(error, GivenUp) or not hosts.has_another_way(name, error):
                     raise
         hosts.on_stored(name)
         if beside is not None:

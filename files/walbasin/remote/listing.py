@@ -1,5 +1,6 @@
 """Ask which files Barman's archive of one server holds."""
 
+import re
 import shlex
 from typing import FrozenSet, Iterable, NamedTuple, Optional
 
@@ -7,11 +8,17 @@ from walbasin.local.debug import debug
 from walbasin.remote.archive import Archive, RemoteOutput, run
 from walbasin.remote.errors import NotInArchive, RemoteError
 from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
-from walbasin.wal import passive, protocol, segment
+from walbasin.wal import passive, protocol
 from walbasin.wal.passive import PassiveNode
 
 # Bytes: the names of some millions of segments.
-LONGEST = 256 << 20
+LONGEST = 64 << 20
+# What a gate says that serves us, but cannot do this. A key without a gate, and a gate
+# that knows no lists, refuse the command line.
+GATE, REFUSED = "barman-wal-gate: ", "barman-wal-gate: refused"
+# A line with the name of a file, and one that a passive node says of itself.
+NAME = re.compile(rb"^(?:[0-9A-F]{24}|[0-9A-F]{8}\.history)$", re.MULTILINE)
+PASSIVE = re.compile(rb"^passive .{1,300}$", re.MULTILINE)
 # Seconds. show-servers connects to the primary, which may be why we are asked at all.
 QUERY_LIMIT = 20
 
@@ -103,6 +110,8 @@ def list_archive(archive: Archive, probes: Iterable[str]) -> Listing:
     try:
         return ask_gate(archive)
     except RemoteError as error:
+        if GATE in str(error) and REFUSED not in str(error):
+            raise
         debug(f"no gate lists the archive: {error}")
     folders = ServerFolders()
     try:
@@ -125,9 +134,9 @@ def parse_listing(output: bytes) -> Listing:
     >>> parse_listing(b"00000002.history\\nWelcome!\\n")
     Listing(names=frozenset({'00000002.history'}), passive_node=None, is_whole=True)
     """
-    lines = output.decode("ascii", "replace").splitlines()
-    nodes = filter(None, map(PassiveNode.from_line, lines))
-    return Listing(frozenset(filter(segment.is_wal_file_name, lines)), next(nodes, None))
+    said = PASSIVE.search(output)
+    node = PassiveNode.from_line(said.group().decode("ascii", "replace")) if said else None
+    return Listing(frozenset(name.decode() for name in NAME.findall(output)), node)
 
 
 def _held(archive: Archive, names: Iterable[str]) -> FrozenSet[str]:

@@ -4,7 +4,7 @@ from typing import Callable, List, Protocol, Union
 
 from walbasin.local.debug import debug
 from walbasin.remote.archive import Archive
-from walbasin.remote.errors import OUTAGES
+from walbasin.remote.errors import OUTAGES, FetchError
 from walbasin.remote.gate_connection import FetchHandler, NoGate
 from walbasin.remote.gate_pool import GatePool
 from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
@@ -90,7 +90,10 @@ class GateOrStock:
         if self._queue and self._source.is_ready():
             queue, self._queue = self._queue, []
             for handler in queue:
-                self._source.request(handler)
+                try:
+                    self._source.request(handler)
+                except FetchError as error:
+                    handler.on_complete(error)
 
     def has_another_way(self, name: str, error: Exception) -> bool:
         """Return whether a request that failed so may succeed if it is made again."""

@@ -456,16 +456,20 @@ class EventLoop:
         return math.inf
 
     def _in_order(self, events: List[Tuple[selectors.SelectorKey, int]]) -> List[Tuple[selectors.SelectorKey, int]]:
-        """Return what can be read, first what is waited for, when there is a limit."""
+        """Return what can be read, in the order in which it is needed, under a limit.
+
+        What is waited for comes first, then what PostgreSQL will ask for next.
+        """
         if self._rate_limit is None:
             return events
         urgent = self.urgent()
 
-        def is_last(event: Tuple[selectors.SelectorKey, int]) -> bool:
+        def rank(event: Tuple[selectors.SelectorKey, int]) -> Tuple[bool, str]:
             data = event[0].data
-            return isinstance(data, Connection) and not any(name in urgent for name in data.names())
+            names = data.names() if isinstance(data, Connection) else []
+            return bool(names) and not any(name in urgent for name in names), min(names, default="")
 
-        return sorted(events, key=is_last)
+        return sorted(events, key=rank)
 
     def run_until(self, is_done: Callable[[], bool], step: float = SILENCE_LIMIT) -> None:
         """Handle events until it is done, or until no connection is left.

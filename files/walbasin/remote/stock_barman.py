@@ -85,7 +85,7 @@ class StockBarman:
         output = RemoteOutput()
 
         def on_end(_error: Optional[Exception]) -> None:
-            self._folder = parse_server(output.content).wals_directory
+            self._folder = parse_server(bytes(output.content)).wals_directory
 
         with contextlib.suppress(FetchError):
             self._start(ServerQuery(request.server, request.config), output.add, on_end)

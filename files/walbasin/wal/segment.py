@@ -5,7 +5,8 @@ src/backend/access/transam/timeline.c, the same from version 10 to 18.
 """
 
 import struct
-from typing import List, Optional, Tuple
+import sys
+from typing import BinaryIO, List, Optional, Tuple
 
 # The digits of names; PostgreSQL writes capitals only.
 HEXADECIMAL = "0123456789ABCDEF"
@@ -172,6 +173,23 @@ def verify_segment(
     if length != size:
         raise InvalidWal(f"{length} bytes where a segment has {size}")
     return size
+
+
+def last_page(file: BinaryIO, name: str, size: int) -> Tuple[int, bytes]:
+    """Return where the last page of a segment begins that was written, and the page.
+
+    The position is relative to the segment; -1 where none was. Behind the last page a
+    file has zeros, or what was there when it had another name.
+    """
+    block_size = LONG_HEADER.unpack(file.read(LONG_HEADER.size).ljust(LONG_HEADER.size, b"\0"))[-1]
+    begin, last, page = segment_number(name, size) * size, -1, b""
+    for offset in range(0, size, block_size) if block_size >= LONG_HEADER.size else ():
+        file.seek(offset)
+        found = file.read(block_size)
+        if int.from_bytes(found[8:16], sys.byteorder) != begin + offset:
+            break
+        last, page = offset, found
+    return last, page
 
 
 def _first_bytes(content: bytes) -> str:

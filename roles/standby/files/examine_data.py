@@ -65,18 +65,11 @@ def read_end(cluster: Any) -> Any:
     name = next(data_directory.newest_segments(cluster), "")
     if not name:
         return data_directory.Position(0, 0)
-    begin = segment.segment_number(name, cluster.segment_size) * cluster.segment_size
-    end, last = begin, b""
     with open(cluster.file(f"pg_wal/{name}"), "rb") as file:
-        block_size = segment.LONG_HEADER.unpack(file.read(segment.LONG_HEADER.size))[-1]
-        for offset in range(0, cluster.segment_size, block_size):
-            file.seek(offset)
-            page = file.read(block_size)
-            if int.from_bytes(page[8:16], sys.byteorder) != begin + offset:
-                break
-            end, last = begin + offset, page
+        offset, page = segment.last_page(file, name, cluster.segment_size)
+    end = segment.segment_number(name, cluster.segment_size) * cluster.segment_size + max(0, offset)
     is_standby = data_directory.is_still_recovering(cluster)
-    return data_directory.Position(segment.timeline(name), end + (0 if is_standby else len(last.rstrip(b"\0"))))
+    return data_directory.Position(segment.timeline(name), end + (0 if is_standby else len(page.rstrip(b"\0"))))
 
 
 def read_position(data: str) -> Dict[str, Any]:
