@@ -15,7 +15,7 @@ import pytest
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, both_hosts, both_hosts_and_ways
 from tests.support.postgres import SEGMENT_SIZE
-from tests.support.processes import give_folder, start
+from tests.support.processes import give, give_folder, start
 from tests.support.standby import Standby
 
 from .conftest import Primary
@@ -150,6 +150,40 @@ def test_partial_on_standby(
     assert chris.pg_wal() == []
     barman.file(server, after).unlink()
     assert chris.fetch(gap, "-P", host="gate", server=server).status == 0
+
+
+@pytest.mark.parametrize(("own", "status"), [(3, 1), (1, 0)])
+def test_partial_beside_own_segment(
+    chris: Standby,
+    angus: Primary,
+    archive: Callable[..., str],
+    wal: Callable[[str], bytes],
+    barman: BarmanHost,
+    own: int,
+    status: int,
+) -> None:
+    """Deliver a .partial only where it goes further than what the standby has received.
+
+    PostgreSQL puts what it restores in the place of its own file.
+    """
+    before, last = angus.segments[3:5]
+    server = archive({before: wal(before)})
+
+    written = wal(last).rstrip(b"\0")
+
+    def beginning(quarters: int) -> bytes:
+        return written[: quarters * len(written) // 4].ljust(SEGMENT_SIZE, b"\0")
+
+    (barman.home / server / "streaming" / f"{last}.partial").write_bytes(beginning(2))
+    path = chris.data / "pg_wal" / last
+    path.write_bytes(beginning(own))
+    give(path)
+    call = chris.fetch(last, "-P", host="gate", server=server)
+    assert call.status == status, call.stderr
+    if status == 0:
+        assert chris.delivered() == beginning(2)
+    assert path.read_bytes() == beginning(own)
+    assert chris.pg_wal() == [last]
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,14 @@ def _fail(text: str) -> int:
 def _list(query: protocol.ListQuery) -> int:
     """Print the names that the archive holds.
 
-    Raises UnknownFolders, ArchiveMissing, OSError.
+    Raises getwal.Refused where Barman itself knows more, ArchiveMissing, OSError.
     """
-    config = barman_config.read_config(query.config, query.server)
-    names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
-    node = barman_archive.find_passive_node(config, query.server)
+    try:
+        config = barman_config.read_config(query.config, query.server)
+        names = barman_archive.list_names(barman_archive.find_folders(config, query.server))
+        node = barman_archive.find_passive_node(config, query.server)
+    except barman_config.UnknownFolders as reason:
+        raise getwal.Refused(f"no list: {reason}") from reason
     first = [] if node is None else [node.to_line()]
     client.write("".join(f"{line}\n" for line in [*first, *names]).encode())
     return 0

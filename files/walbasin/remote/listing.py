@@ -13,9 +13,9 @@ from walbasin.wal.passive import PassiveNode
 
 # Bytes: the names of some millions of segments.
 LONGEST = 64 << 20
-# What a gate says that serves us, but cannot do this. A key without a gate, and a gate
-# that knows no lists, refuse the command line.
-GATE, REFUSED = "barman-wal-gate: ", "barman-wal-gate: refused"
+# How a gate answers that serves us, and cannot list now. One that knows no lists
+# refuses the command line, and a shell without a gate has another status.
+GATE, REFUSED = "status 3: barman-wal-gate: ", "barman-wal-gate: refused"
 # A line with the name of a file, and one that a passive node says of itself.
 NAME = re.compile(rb"^(?:[0-9A-F]{24}|[0-9A-F]{8}\.history)$", re.MULTILINE)
 PASSIVE = re.compile(rb"^passive .{1,300}$", re.MULTILINE)
