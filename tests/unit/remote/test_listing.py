@@ -1,7 +1,9 @@
 import shlex
+from types import SimpleNamespace
 
 import pytest
 from walbasin.remote import listing
+from walbasin.remote.errors import RemoteError
 from walbasin.remote.listing import FindNames, ServerFolders, ServerQuery
 
 WALS = "/var/lib/barman/angus/wals"
@@ -37,3 +39,28 @@ def test_folder_quoted(folder: str) -> None:
 )
 def test_parse_server(output: bytes, folders: ServerFolders) -> None:
     assert listing.parse_server(output) == folders
+
+
+@pytest.mark.parametrize(
+    ("said", "is_error"),
+    [
+        ("status 3: barman-wal-gate: /wals: Input/output error", True),
+        ("status 3: barman-wal-gate: refused: no list: there is no server angus in the configuration", False),
+        ("status 127: sh: 1: barman-wal-gate: not found", False),
+        ("status 1: barman-wal-gate: Command not found.", False),
+    ],
+)
+def test_gate_that_does_not_list(said: str, is_error: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a gate that cannot list now for no stock host, of which less is known."""
+
+    def fail(*_: object) -> None:
+        raise RemoteError(f"barman get-wal on barman ended with {said}")
+
+    monkeypatch.setattr(listing, "run", fail)
+    monkeypatch.setattr(listing, "_held", lambda *_: frozenset({"held"}))
+    archive = SimpleNamespace(request=SimpleNamespace(server="angus", config=""))
+    if is_error:
+        with pytest.raises(RemoteError):
+            listing.list_archive(archive, [])  # type: ignore[arg-type]
+    else:
+        assert listing.list_archive(archive, []).names == {"held"}  # type: ignore[arg-type]
