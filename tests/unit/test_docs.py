@@ -18,7 +18,11 @@ FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not
 # What is made here and is not committed, or is a name for many.
 NO_FILES = re.compile(r"dist/|.*[*{]|tests/unit/test_<")
 # Words of ssh's that the log only passes on.
-PASSED_ON = {"Permission denied (publickey)", "Host key verification failed"}
+PASSED_ON = {
+    "Permission denied (publickey)",
+    "Host key verification failed",
+    "requested starting point … is not in this server's history",
+}
 
 
 def prose(page: Path) -> Iterator[str]:
