@@ -17,7 +17,7 @@ FILES = ROOT / "files"
 FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
 # What is made here and is not committed, or is a name for many.
 NO_FILES = re.compile(r"dist/|.*[*{]|tests/unit/test_<")
-# Words of ssh's that the log only passes on.
+# Words of ssh and PostgreSQL that a log only passes on.
 PASSED_ON = {
     "Permission denied (publickey)",
     "Host key verification failed",
