@@ -33,7 +33,8 @@ new=$1.rebuild/new
 if [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/progress"; then
     copied=$(du -sB1 "$new" | cut -f 1)
     rate=$((copied > before ? (copied - before) / ($(date +%s) - began + 1) : 0))
-    [ "$rate" -eq 0 ] || left=", $((rate >> 10)) kB/s, about $(((size - copied) / rate / 60 + 1)) min left"
+    missing=$((size > copied ? size - copied : 0)) left=
+    [ "$rate" -eq 0 ] || left=", $((rate >> 10)) kB/s, about $((missing / rate / 60 + 1)) min left"
     echo "it is rebuilt from Barman: $((copied >> 20)) of $((size >> 20)) MB$left" >&2
     exit 1
 fi
