@@ -11,11 +11,7 @@ from rich.console import Console
 
 from console import table
 from console.hosts import Host, Standby
-from console.snapshot import (
-    NEVER_ASKED,
-    Archive,
-    Snapshot,
-)
+from console.snapshot import NEVER_ASKED, Archive, Snapshot
 from console.status import Row
 
 MIB = 1 << 20

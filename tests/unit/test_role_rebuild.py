@@ -406,6 +406,12 @@ def known(**changes: Any) -> Dict[str, Any]:
     }
 
 
+def tablespace(**changes: bool) -> Dict[str, Any]:
+    """Return changes for `known`: a tablespace, and what is in its folder."""
+    there = {"is_used": False, "is_foreign": False, "is_kept": False, "is_real": True, "can_write": True, **changes}
+    return {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
+
+
 def refusals(**changes: Any) -> List[str]:
     return list(value_of("__standby_rebuild_refusals", **known(**changes)))
 
@@ -469,18 +475,7 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"found__has_conninfo": False}, "Set standby_primary_conninfo"),
         ({"rebuild_tablespaces": {"slow": "/srv/slow"}}, "names slow, which the backup does not have"),
         (
-            {
-                "backup__tablespaces": {"fast": "/srv/fast"},
-                "found__tablespaces": {
-                    "/srv/fast": {
-                        "is_used": True,
-                        "is_foreign": False,
-                        "is_kept": False,
-                        "is_real": True,
-                        "can_write": True,
-                    }
-                },
-            },
+            tablespace(is_used=True),
             "/srv/fast is not empty",
         ),
     ],
@@ -492,9 +487,6 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("is_used", "is_foreign", "changes", "is_refused"),
     [
-        # The old data directory is kept, and has its files there.
-        (True, None, {"found__is_begun": True}, True),
-        (True, None, {"found__is_begun": True, "rebuild_discard_old": True}, False),
         (False, False, {}, False),
         (True, False, {}, True),
         (True, False, {"rebuild_discard_old": True}, False),
@@ -504,12 +496,15 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
         (True, False, {"found__is_begun": True}, False),
     ],
 )
-def test_used_tablespace(is_used: bool, is_foreign: Optional[bool], changes: Dict[str, Any], is_refused: bool) -> None:
-    """is_foreign: None where the files are of a data directory that is kept."""
-    there = {"is_used": is_used, "is_foreign": bool(is_foreign), "is_real": True, "can_write": True}
-    there["is_kept"] = is_foreign is None
-    given = {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
-    assert bool(refusals(**given, **changes)) == is_refused
+def test_used_tablespace(is_used: bool, is_foreign: bool, changes: Dict[str, Any], is_refused: bool) -> None:
+    assert bool(refusals(**tablespace(is_used=is_used, is_foreign=is_foreign), **changes)) == is_refused
+
+
+@pytest.mark.parametrize(("discards", "is_refused"), [(False, True), (True, False)])
+def test_tablespace_of_kept_directory(discards: bool, is_refused: bool) -> None:
+    """Go on after an interruption, but not over what a kept directory has there."""
+    kept = tablespace(is_used=True, is_kept=True)
+    assert bool(refusals(**kept, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
 
 
 @pytest.mark.parametrize(

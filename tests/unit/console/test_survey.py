@@ -15,15 +15,7 @@ from console.hosts import read_clusters
 from console.status import Row
 from console.survey import MOST_ASKED, RETRY_INTERVAL, Survey, Throttle
 from console.text import ConsoleError
-from tests.support.console_standby import (
-    FORBIDDEN,
-    HOSTILE,
-    RECORD,
-    Answering,
-    answers,
-    shown,
-    snapshot,
-)
+from tests.support.console_standby import FORBIDDEN, HOSTILE, RECORD, Answering, answers, shown, snapshot
 from tests.support.processes import wait_until
 
 
