@@ -7,7 +7,8 @@ from walbasin.fetcher.log import describe
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, RemoteOutput, verify
 from walbasin.remote.errors import FetchError, NotInArchive
-from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import MOST_CONNECTIONS, Session
 from walbasin.wal import segment, window
 from walbasin.wal.compression import IncomingFile
 

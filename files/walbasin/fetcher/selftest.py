@@ -20,8 +20,9 @@ from walbasin.local.running_server import NotAsked
 from walbasin.remote import archive, gate_fetch, ssh
 from walbasin.remote.archive import Archive, RemoteOutput
 from walbasin.remote.errors import OUTAGES, FetchError, NotInArchive
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import NoGate
-from walbasin.remote.ssh import EventLoop, Session
+from walbasin.remote.ssh import Session
 from walbasin.wal import segment, window
 from walbasin.wal.getwal import DUMMY_WAL_NAME
 

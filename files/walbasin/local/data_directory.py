@@ -2,7 +2,7 @@
 
 What a call needs to know is read once, and handed on as a value (DataDirectory). Only
 what must be fresh is asked again: see current_mode, is_still_recovering,
-current_postmaster_id, is_same_cluster and promotion_files.
+current_postmaster_id, is_same_cluster, promotion_files and has_taken_promotion.
 """
 
 import contextlib
@@ -11,12 +11,15 @@ import os
 import re
 import shlex
 import struct
+import time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.local import processes
 from walbasin.wal import segment
 
+# Seconds for which it counts that the file `promote` was taken away.
+TAKEN_SECONDS = 5.0
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
 INCLUDE_DEPTH = 10
 # Bytes of pg_control before the last checkpoint's copy and before minRecoveryPoint:
@@ -283,6 +286,20 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
     configured = read_settings(cluster)
     triggers = [configured.get("trigger_file", ""), configured.get("promote_trigger_file", "")]
     return [cluster.file(name) for name in ["promote", *triggers] if name]
+
+
+def has_taken_promotion(cluster: DataDirectory) -> bool:
+    """Return whether the server seems to have taken its file `promote` away just now.
+
+    A standby that streams does so before the first call of its promotion, and only the
+    time of its data directory tells. Whoever adds a file there changes it, too: the
+    caller may give up sooner for it, and no more. A start is told by postmaster.pid.
+    """
+    with contextlib.suppress(OSError):
+        changed, started = (os.stat(cluster.file(name)).st_mtime for name in ("", "postmaster.pid"))
+        now = time.time()
+        return 0 <= now - changed < TAKEN_SECONDS < now - started
+    return False
 
 
 def _read_segment_size(path: str) -> Optional[int]:

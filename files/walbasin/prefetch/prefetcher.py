@@ -1,6 +1,6 @@
 """Keep the next segments in the spool or on their way, while PostgreSQL replays.
 
-One thread and no locks: everything happens in callbacks of ssh.EventLoop. Only
+One thread and no locks: everything happens in callbacks of EventLoop. Only
 decompression runs beside it, each file in a thread of its own, so that no file that
 arrives waits for it.
 """
@@ -17,9 +17,9 @@ from walbasin.local.debug import debug, traceback_of
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.errors import OUTAGES, FetchError, GivenUp, NotInArchive
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import NoGate
 from walbasin.remote.gate_pool import GatePool
-from walbasin.remote.ssh import EventLoop
 from walbasin.remote.stock_barman import CONTROL, StockBarman
 from walbasin.wal import compression, segment, window
 from walbasin.wal.compression import IncomingFile

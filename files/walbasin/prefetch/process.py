@@ -23,7 +23,8 @@ from walbasin.prefetch.counters import Counters
 from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report, report_internal_error
 from walbasin.remote.archive import Archive
 from walbasin.remote.errors import GivenUp
-from walbasin.remote.ssh import EventLoop, printable
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import printable
 from walbasin.wal import segment
 
 # Seconds without a request until it ends: a standby that streams asks for nothing.
@@ -84,6 +85,8 @@ class PrefetchServer:
         self.absent_since: Dict[str, float] = {}
         self.looked_at = float("-inf")
         self.promotion_files = data_directory.promotion_files(self.cluster)
+        # Whether the last request came in a promotion, as it seems.
+        self.is_in_promotion = False
         self.is_ending = False
         self.is_idle = False
         self.last_use = time.monotonic()
@@ -150,7 +153,7 @@ class PrefetchServer:
         if (
             self.prefetcher.has_work()
             and self.prefetcher.is_quiet()
-            and any(map(os.path.exists, self.promotion_files))
+            and (self.is_in_promotion or any(map(os.path.exists, self.promotion_files)))
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
             debug("a promotion is asked for: nothing is fetched any more")
@@ -220,6 +223,7 @@ class PrefetchServer:
             self._end()
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
+            self.is_in_promotion = data_directory.has_taken_promotion(self.cluster)
             requested_at = self.last_use
             self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
         else:

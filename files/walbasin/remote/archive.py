@@ -8,7 +8,8 @@ from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.whole_file import whole_file
 from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
-from walbasin.remote.ssh import EventLoop, Remote, RemoteCommand, Session
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import Remote, RemoteCommand, Session
 from walbasin.wal import compression, protocol, segment
 from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request

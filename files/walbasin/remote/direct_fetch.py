@@ -8,10 +8,10 @@ from walbasin.local.host_memory import HostMemory
 from walbasin.local.whole_file import whole_file
 from walbasin.remote.archive import STEP, Archive, verify
 from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
 from walbasin.remote.source import Sessions
-from walbasin.remote.ssh import EventLoop
 from walbasin.wal import segment
 from walbasin.wal.compression import IncomingFile, UnsupportedCompression
 

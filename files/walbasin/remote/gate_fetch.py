@@ -5,8 +5,8 @@ from typing import Optional
 
 from walbasin.local.whole_file import whole_file
 from walbasin.remote.archive import Archive, verify
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import GateConnection
-from walbasin.remote.ssh import EventLoop
 from walbasin.wal.compression import IncomingFile
 
 

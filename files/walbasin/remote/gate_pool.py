@@ -7,8 +7,9 @@ from typing import Callable, List, NamedTuple, Sequence
 
 from walbasin.local.debug import debug
 from walbasin.remote.errors import ConnectionLost, FetchError, HostUnreachable, RemoteError
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import FetchHandler, GateConnection, NoGate
-from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Remote
+from walbasin.remote.ssh import MOST_CONNECTIONS, Remote
 from walbasin.wal import protocol
 
 # Requests on one connection: a segment that arrives, and the request for the next, so

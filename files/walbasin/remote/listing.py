@@ -7,7 +7,8 @@ from typing import FrozenSet, Iterable, NamedTuple, Optional
 from walbasin.local.debug import debug
 from walbasin.remote.archive import Archive, RemoteOutput, run
 from walbasin.remote.errors import NotInArchive, RemoteError
-from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import MOST_CONNECTIONS, Session
 from walbasin.wal import passive, protocol
 from walbasin.wal.passive import PassiveNode
 

@@ -27,9 +27,9 @@ from walbasin.remote.errors import (
     Unconfirmed,
     Unheard,
 )
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import FetchHandler
 from walbasin.remote.source import Source
-from walbasin.remote.ssh import EventLoop
 from walbasin.wal import segment
 from walbasin.wal.compression import IncomingFile
 

@@ -5,9 +5,10 @@ from typing import Callable, List, Protocol, Union
 from walbasin.local.debug import debug
 from walbasin.remote.archive import Archive
 from walbasin.remote.errors import OUTAGES, FetchError
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import FetchHandler, NoGate
 from walbasin.remote.gate_pool import GatePool
-from walbasin.remote.ssh import MOST_CONNECTIONS, EventLoop, Session
+from walbasin.remote.ssh import MOST_CONNECTIONS, Session
 from walbasin.remote.stock_barman import StockBarman
 
 

@@ -11,9 +11,10 @@ from typing import Callable, NamedTuple, Optional, Set
 
 from walbasin.remote.archive import Archive, RemoteOutput
 from walbasin.remote.errors import ConnectionLost, FetchError, HostUnreachable, NotInArchive
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import FetchHandler
 from walbasin.remote.listing import ServerQuery, parse_server
-from walbasin.remote.ssh import ControlMaster, EventLoop, RemoteCommand, Session
+from walbasin.remote.ssh import ControlMaster, RemoteCommand, Session
 from walbasin.wal import segment
 
 # sshd allows ten sessions on a connection (MaxSessions).

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,27 @@ def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, tri
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote")]
     (folder / file).write_text(f"{line}\n")
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote"), trigger.format(folder)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "started", "taken"),
+    [
+        (0.1, 3600, True),
+        (4, 3600, True),
+        (10, 3600, False),
+        (-3600, 3600, False),  # a clock that was set back
+        (0.1, 1, False),  # the server has just started
+        (0.1, None, False),  # there is no server
+    ],
+)
+def test_promotion_taken(tmp_path: Path, changed: float, started: float | None, taken: bool) -> None:
+    """Tell a promotion by the ages in seconds of PGDATA and postmaster.pid."""
+    folder, now = build_data_directory(tmp_path / "main"), time.time()
+    if started is not None:
+        (folder / "postmaster.pid").touch()
+        os.utime(folder / "postmaster.pid", (now, now - started))
+    os.utime(folder, (now, now - changed))
+    assert data_directory.has_taken_promotion(read(folder)) == taken
 
 
 def test_included_settings(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from walbasin.remote.errors import (
     Unconfirmed,
     Unheard,
 )
-from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import Remote
 from walbasin.wal.compression import UnsupportedCompression
 from walbasin.wal.getwal import Request
 from walbasin.wal.segment import InvalidWal

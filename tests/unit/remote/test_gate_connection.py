@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from walbasin.remote import gate_connection, ssh
 from walbasin.remote.errors import ConnectionLost, FetchError, NotInArchive
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import GateConnection
-from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.remote.ssh import Remote
 from walbasin.wal import compression, protocol
 from walbasin.wal.compression import IncomingFile
 from walbasin.wal.segment import InvalidWal

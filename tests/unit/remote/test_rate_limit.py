@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from walbasin.remote import ssh
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.rate_limit import BURST, QUANTUM, RateLimit
-from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.remote.ssh import Remote
 from walbasin.wal.getwal import Request
 
 RATE = 10_000_000

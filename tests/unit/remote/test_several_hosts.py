@@ -21,9 +21,10 @@ from walbasin.remote.errors import (
     Unconfirmed,
     Unheard,
 )
+from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
-from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.remote.ssh import Remote
 from walbasin.wal.compression import IncomingFile
 from walbasin.wal.getwal import Request
 from walbasin.wal.segment import ForeignWal, InvalidWal

@@ -4,7 +4,8 @@ import pytest
 from walbasin.remote import stock_barman
 from walbasin.remote.archive import Archive
 from walbasin.remote.errors import ConnectionLost, HostUnreachable, NotInArchive, RemoteError
-from walbasin.remote.ssh import EventLoop, Remote
+from walbasin.remote.event_loop import EventLoop
+from walbasin.remote.ssh import Remote
 from walbasin.wal.getwal import Request
 from walbasin.wal.segment import InvalidWal
 
