@@ -1,8 +1,10 @@
-"""Compute the role's variables and templates as Ansible does, without a host."""
+"""Compute the role's variables and templates as Ansible does, and load its scripts."""
 
 import base64
 import functools
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Dict
 
 from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
@@ -77,3 +79,13 @@ def cluster(version: str = "15", data: str = "/var/lib/postgresql/15/main", **fi
         "__standby_postmaster_program": {"stdout_lines": []},
         "__standby_real_paths": {"stdout_lines": [data, f"{data}/pg_wal"]},
     }
+
+
+def load_script(name: str) -> ModuleType:
+    """Return one of the scripts that the role runs on hosts."""
+    spec = importlib.util.spec_from_file_location(name, ROLE / "files" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded

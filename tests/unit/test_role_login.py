@@ -1,6 +1,5 @@
 """Test roles/standby/files/check_login.py, which judges the settings of sshd."""
 
-import importlib.util
 import json
 import os
 import pwd
@@ -11,13 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.role_templar import ROLE
+from tests.support.role_templar import ROLE, load_script
 
-SCRIPT = ROLE / "files/check_login.py"
-spec = importlib.util.spec_from_file_location("check_login", SCRIPT)
-assert spec and spec.loader
-check_login = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(check_login)
+check_login = load_script("check_login")
 
 LOGIN = check_login.Login("barman", "105", ["barman", "ssh-users"], "/var/lib/barman", "chris.lan", "10.0.0.3", "22")
 # Some of what sshd -T prints where nobody has changed anything.
@@ -163,7 +158,11 @@ def run(tmp_path: Path, configuration: str, address: str = "10.0.0.3") -> Any:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     (tmp_path / "sshd").write_text(f'#!/bin/sh\nexec /usr/sbin/sshd -f {tmp_path}/sshd_config -h {tmp_path}/key "$@"\n')
     (tmp_path / "sshd").chmod(0o755)
-    source = SCRIPT.read_text(encoding="utf-8").replace('FOLDERS = "', f'FOLDERS = "{tmp_path}:')
+    source = (
+        (ROLE / "files" / "check_login.py")
+        .read_text(encoding="utf-8")
+        .replace('FOLDERS = "', f'FOLDERS = "{tmp_path}:')
+    )
     me = pwd.getpwuid(os.getuid()).pw_name
     words = [me, address, "2222", "", "ssh-ed25519", "ssh-rsa"]
     ran = subprocess.run([sys.executable, "-IS", "-c", source, *words], stdout=subprocess.PIPE, text=True, check=True)

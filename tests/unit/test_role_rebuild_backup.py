@@ -1,0 +1,94 @@
+"""Test which backup a rebuild takes, and whether Barman has the WAL since."""
+
+from typing import Any, List, Optional
+
+import pytest
+
+from tests.support.role_templar import load_script
+
+examine_backup = load_script("examine_backup")
+SIZE = 16 << 20
+
+
+def segments(first: int, last: int, timeline: int = 1) -> List[str]:
+    return [f"{timeline:08X}00000000{number:08X}" for number in range(first, last + 1)]
+
+
+@pytest.mark.parametrize(
+    ("backups", "wanted", "chosen"),
+    [
+        ([("1", "DONE"), ("2", "DONE")], "", "2"),
+        ([("2", "DONE"), ("1", "DONE")], "", "2"),
+        ([("1", "DONE"), ("2", "WAITING_FOR_WALS"), ("3", "FAILED")], "", "1"),
+        ([("1", "DONE"), ("2", "DONE")], "1", "1"),
+        ([("1", "FAILED")], "", "no backup that is DONE"),
+        ([], "", "no backup that is DONE"),
+        ([("1", "DONE")], "2", "it has no backup 2, only 1"),
+        ([("1", "FAILED")], "1", "its backup 1 is FAILED, not DONE"),
+        ([("$(id)", "DONE")], "", "no backup that is DONE"),
+    ],
+)
+def test_chosen_backup(backups: List[Any], wanted: str, chosen: str) -> None:
+    known = [{"backup_id": name, "status": status} for name, status in backups]
+    if " " in chosen:
+        with pytest.raises(examine_backup.CannotTell, match=chosen):
+            examine_backup.choose(known, wanted)
+    else:
+        assert examine_backup.choose(known, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "primary", "missing", "abandoned"),
+    [
+        (segments(2, 9), 1, "", 0),
+        (segments(2, 9), 0, "", 0),
+        (segments(1, 4) + segments(6, 9), 1, "000000010000000000000005", 0),
+        (segments(3, 9), 1, "000000010000000000000002", 0),
+        ([], 1, "000000010000000000000002", 0),
+        (segments(1, 1), 1, "000000010000000000000002", 0),
+        ([*segments(2, 9), "00000002.history", *segments(5, 7, 2)], 1, "", 2),
+        ([*segments(2, 5), "00000002.history", *segments(5, 7, 2)], 2, "", 0),
+        ([*segments(2, 5), "00000002.history", *segments(6, 7, 2)], 2, "000000020000000000000005", 0),
+    ],
+)
+def test_wal_since_backup(names: List[str], primary: int, missing: str, abandoned: int) -> None:
+    histories = {2: [(1, 5 * SIZE + 100)]}
+    wal = examine_backup.examine_wal("000000010000000000000002", names, histories, SIZE, primary)
+    assert (wal.missing, wal.abandoned) == (missing, abandoned)
+
+
+@pytest.mark.parametrize(
+    ("timeline", "lsn", "primary", "left_at"),
+    [
+        (1, 500, (1, 900), 0),
+        (1, 900, (1, 500), 500),
+        (1, 300, (2, 900), 0),
+        (1, 500, (2, 900), 400),
+        (2, 900, (1, 700), 400),
+        (3, 900, (1, 700), 700),
+        (0, 0, (1, 700), 0),
+        (1, 500, None, 0),
+    ],
+)
+def test_divergence(timeline: int, lsn: int, primary: Optional[Any], left_at: int) -> None:
+    where = examine_backup.Primary(*primary) if primary else None
+    assert examine_backup.find_divergence(timeline, lsn, where, {2: [(1, 400)]}) == left_at
+
+
+@pytest.mark.parametrize(
+    ("text", "is_reached"),
+    [
+        ("\tcurrent_lsn: 0/4000060\n\tcurrent_xlog: 000000010000000000000004\n\tis_in_recovery: False\n", True),
+        ("\tcurrent_lsn: 0/4000060\n\tcurrent_xlog: 000000010000000000000004\n\tis_in_recovery: True\n", False),
+        ("\tcurrent_lsn: None\n\tcurrent_xlog: None\n\tis_in_recovery: None\n", False),
+        ("", False),
+    ],
+)
+def test_primary_of_barman(text: str, is_reached: bool) -> None:
+    assert (examine_backup.parse_primary(text) is not None) == is_reached
+
+
+def test_backup_that_rsync_cannot_copy() -> None:
+    assert examine_backup.data_folder("/b/angus/base/1/data/PG_VERSION\n", "1") == "/b/angus/base/1/data"
+    with pytest.raises(examine_backup.CannotTell, match="compressed, encrypted, or a snapshot"):
+        examine_backup.data_folder("/b/angus/base/1/data/base.tar.gz\n", "1")
