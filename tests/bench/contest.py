@@ -21,7 +21,8 @@ import psycopg2
 from tests.support.fake_server import Calls
 from tests.support.network import Harm, Network, black_hole
 from tests.support.postgres import SEGMENT_SIZE, Server
-from tests.support.processes import ME, POSTGRES, give, wait_until
+from tests.support.processes import ME, POSTGRES, give, give_folder, wait_until
+from tests.support.rebuild import Rebuild
 
 from . import rows
 from .field import ABSENT, JOBS, Field, Standby
@@ -297,6 +298,28 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 
 @contextlib.contextmanager
+def restore(field: Field, _: Standby) -> Iterator[Entrants]:
+    """Measure Barman's restore over the key of a rebuild. The limit: over any key."""
+    server = "angus_restore"
+    field.back_up(server)
+
+    def copy(name: str, may_all: bool) -> Callable[[], dict[str, float]]:
+        rebuild = Rebuild(field.barman, give_folder(field.folder / name), server, may_all)
+
+        def run() -> dict[str, float]:
+            subprocess.run(["rm", "-rf", rebuild.container], check=True)
+            started = time.monotonic()
+            rebuild.restore()
+            seconds = time.monotonic() - started
+            size = sum(path.stat().st_size for path in rebuild.new.rglob("*") if path.is_file())
+            return {rows.COPY: size / 1e6 / seconds}
+
+        return run
+
+    yield {OURS: copy("rebuild", may_all=False), LIMIT: copy("by-hand", may_all=True)}
+
+
+@contextlib.contextmanager
 def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
     """Measure from the request on until a standby is no longer in recovery.
 
@@ -535,6 +558,7 @@ CONTESTS: dict[str, Contest] = {
     "miss": misses,
     "hosts": two_hosts,
     "recovery": recovery,
+    "restore": restore,
     "promotion": promotion,
     "wide": wide,
     "narrow": narrow,

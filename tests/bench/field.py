@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tests.support.barman_host import CUSTOM, BarmanHost, install, install_stock_client
 from tests.support.fake_server import Calls, FakeServer, Leftovers
-from tests.support.postgres import Server
+from tests.support.postgres import Server, programs
 from tests.support.processes import ME, free_port, give, give_folder, processes, wait_until
 
 # Kinds of archive, and what pgBackRest calls them.
@@ -169,6 +169,24 @@ class Field:
         for name in self.names[:count]:
             shutil.copy(self.local / name, self.barman.home / "angus_custom" / "incoming")
         self.barman.run_barman("archive-wal", "angus_custom")
+
+    def back_up(self, server: str) -> None:
+        """Add a server to Barman with a backup of the primary, of some 2 GB."""
+        own = self.primary.data.parent
+        self.barman.add_server(server, port=self.primary.port, settings=f"path_prefix = {programs()}\n")
+        give(self.barman.home / server / "incoming")
+        self.primary.configure(archive_command=self.barman.archive_command(server, own))
+        self.primary.start()
+        try:
+            rows = "SELECT repeat('x', 950) FROM generate_series(1, 1500000)"
+            self.primary.sql(f"CREATE TABLE more AS {rows}")
+            segment = self.primary.sql("SELECT pg_walfile_name(pg_switch_wal())")
+            last = "SELECT last_archived_wal FROM pg_stat_archiver"
+            wait_until(lambda: self.primary.sql(last) == segment, "archiving", 120)
+            self.barman.run_barman("archive-wal", server)
+            self.barman.run_barman("backup", server)
+        finally:
+            self.primary.end()
 
     def _add_repository(self, kind: str) -> None:
         """Archive the segments as pgBackRest does."""

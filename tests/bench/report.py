@@ -17,6 +17,7 @@ from .rows import (
     BY_ZSTD,
     COLD,
     COLD_CROWD,
+    COPY,
     CUSTOM,
     FAIR,
     GZIP,
@@ -67,9 +68,6 @@ COLUMNS = {
 # Seconds that a 16 MiB segment takes on one connection at a round trip of 50 ms, by
 # OpenSSH's window of 2 MiB.
 WINDOW_LIMITED = 0.525
-# Seconds until the fetcher gives up on a connection that does not come up, and on one
-# that does not answer.
-CONNECT_LIMIT, LOOKUP_LIMIT = 10, 5
 
 
 def plain(value: float) -> str:
@@ -150,6 +148,7 @@ TARGETS = [
     Target("a spool hit, of cp", 0.5, _of(HIT, CP), True),
     Target("CPU on the Barman host, of stock", 1 / 8, _of(HOST_CPU, STOCK), True),
     Target("a real standby's recovery, of cp", 1.2, _of(RECOVERY, CP), True),
+    Target("Barman's restore into a standby, of the same by hand", 0.9, _of(COPY, LIMIT)),
     Target("first segment, cold, of one ssh that brings it", 1, _of(COLD, LIMIT), True),
     Target(f"gate's cold start, {SERVERS} servers, of one server's", 1.2, _of(COLD_CROWD, LIMIT), True),
     Target("a miss, ms", 25, lambda results: results.median(MISS), True),
@@ -162,14 +161,9 @@ TARGETS = [
         _after(PROMOTION_COLD, lambda results: results.median(HANDSHAKE, LIMIT) / 1000),
         True,
     ),
-    Target("the same, Barman black-holed, s", CONNECT_LIMIT + 0.3, _after(PROMOTION_DARK, lambda results: 0), True),
+    Target("the same, Barman black-holed, s", 1.8, _after(PROMOTION_DARK, lambda results: 0), True),
     Target("the same, Barman refuses, s", 0.5, _after(PROMOTION_REFUSED, lambda results: 0), True),
-    Target(
-        "the same, frozen with a connection open, s",
-        LOOKUP_LIMIT + 0.3,
-        _after(PROMOTION_FROZEN, lambda results: 0),
-        True,
-    ),
+    Target("the same, frozen with a connection open, s", 1.5, _after(PROMOTION_FROZEN, lambda results: 0), True),
     Target("the same, frozen in mid-segment, s", 1.5, _after(PROMOTION_CUT, lambda results: 0), True),
     Target("50 ms round trip, of what the windows or the relay allow", 0.8, _wide),
     Target("100 Mbit/s, gzip archive, of the link", 0.9, _of(NARROW, LIMIT)),
