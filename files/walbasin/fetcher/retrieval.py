@@ -127,7 +127,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
             )
     try:
         # A prefetch process ends with the recovery.
-        is_alone = options.parallel < 2 or (reply is None and call.is_in_promotion())
+        is_alone = options.parallel < 2 or (reply is None and call.is_at_end_of_recovery())
         if spool is None or cluster is None or is_alone:
             _fetch_directly(call, None)
         elif reply is None and (reason := process.why_not(spool, cluster)):
