@@ -85,8 +85,8 @@ class PrefetchServer:
         self.absent_since: Dict[str, float] = {}
         self.looked_at = float("-inf")
         self.promotion_files = data_directory.promotion_files(self.cluster)
-        # Whether the last request came in a promotion, as it seems.
-        self.is_in_promotion = False
+        # Until when requests are those of a promotion that has begun, as it seems.
+        self.promotion_end = float("-inf")
         self.is_ending = False
         self.is_idle = False
         self.last_use = time.monotonic()
@@ -153,7 +153,7 @@ class PrefetchServer:
         if (
             self.prefetcher.has_work()
             and self.prefetcher.is_quiet()
-            and (self.is_in_promotion or any(map(os.path.exists, self.promotion_files)))
+            and (time.monotonic() < self.promotion_end or any(map(os.path.exists, self.promotion_files)))
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
             debug("a promotion is asked for: nothing is fetched any more")
@@ -223,7 +223,8 @@ class PrefetchServer:
             self._end()
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
-            self.is_in_promotion = data_directory.has_taken_promotion(self.cluster)
+            if data_directory.has_taken_promotion(self.cluster):
+                self.promotion_end = self.last_use + data_directory.TAKEN_SECONDS
             requested_at = self.last_use
             self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
         else:
