@@ -74,7 +74,7 @@ def status(
         survey.rows()
         time.sleep(INTERVAL)
         rows = survey.rows()
-        clusters = patroni.survey(fleet)
+        clusters = patroni.survey(survey.clusters())
     if json:
         print(*map(_to_json, rows), sep="\n")
     else:
@@ -99,9 +99,10 @@ def ways(c: Context, inventory: Sequence[str] | None = None, known_hosts: str = 
     with _fleet(c, inventory, known_hosts, standby) as fleet, Survey(fleet) as survey:
         survey.rows()
         time.sleep(INTERVAL)
-        rows = {row.standby: row for row in survey.rows()}
-        for cluster in fleet.clusters():
-            lines = ways_back.lines_of(fleet, cluster, rows[cluster.name])
+        rows = survey.rows()
+        known = {cluster.name: cluster for cluster in survey.clusters()}
+        for row in rows:
+            lines = ways_back.lines_of(fleet, known.get(row.standby), row)
             is_any_stuck |= ways_back.STUCK in lines[0]
             for line in lines:
                 _print(line)

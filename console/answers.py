@@ -47,12 +47,16 @@ def _is_list_of(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
+def _is_map_of_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
 def _is_object(fields: Mapping[str, Check]) -> Check:
     return lambda value: isinstance(value, dict) and not _strange(value, fields)
 
 
 # What older versions of barman-wal-restore do not say.
-OPTIONAL = {"unasked", "is_disproved", "gap", "abandoned"}
+OPTIONAL = {"unasked", "is_disproved", "gap", "abandoned", "hosts"}
 # What snapshot.QUERY answers, and barman-wal-restore --status --json.
 POSTGRES: dict[str, Check] = {
     "version": _is_text,
@@ -88,6 +92,7 @@ FETCHER: dict[str, Check] = {
     "test": _is_object(TEST),
     "gap": _or_none(_is_object(GAP)),
     "abandoned": _or_none(_is_object(ABANDONED)),
+    "hosts": _is_map_of_text,
 }
 
 

@@ -1,7 +1,7 @@
 """Ask Patroni for the members of a cluster, and for the restore_command they share."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .hosts import Cluster, Fleet
+from .hosts import Cluster
 from .text import ConsoleError, NotUnderstood, printable
 
 # Seconds that patronictl may take.
@@ -32,17 +32,13 @@ class Members(NamedTuple):
     problem: str = ""
 
 
-def survey(fleet: Fleet) -> list[Members]:
+def survey(clusters: Iterable[Cluster]) -> list[Members]:
     """Ask one member of each Patroni cluster; the next one where it does not answer."""
     found: dict[str, Members] = {}
-    for host in fleet.standbys:
-        try:
-            for cluster in fleet.clusters_on(host):
-                standby = cluster.standby
-                if standby.patroni_file and not found.get(standby.barman_server, Members("", ())).rows:
-                    found[standby.barman_server] = _ask(cluster)
-        except ConsoleError:
-            continue  # the row of that standby says why
+    for cluster in clusters:
+        server = cluster.standby.barman_server
+        if cluster.standby.patroni_file and not found.get(server, Members("", ())).rows:
+            found[server] = _ask(cluster)
     return list(found.values())
 
 

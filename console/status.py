@@ -20,6 +20,8 @@ IS_PRIMARY = "it is a primary, and ready for the other role if its test is well"
 
 # Begins the problem of a standby that cannot come back by itself.
 GAP = "the archive has a gap"
+# Begins that of one that the archive has left behind.
+ABANDONED = "the archive holds timeline"
 
 
 class Row(NamedTuple):
@@ -130,8 +132,12 @@ def problems(standby: Standby, now: Snapshot) -> Iterator[str]:
 
 
 def is_stuck(row: Row) -> bool:
-    """Return whether a standby is known to need help before it can come back."""
-    return any(problem.startswith(GAP) for problem in row.problems)
+    """Return whether a standby seems to need help before it can come back.
+
+    One that streams needs nothing of the archive, nor of another timeline in it.
+    """
+    begins = (GAP, ABANDONED) if row.role == RESTORING else GAP
+    return any(problem.startswith(begins) for problem in row.problems)
 
 
 def _test_problems(now: Snapshot) -> Iterator[str]:
@@ -159,5 +165,8 @@ def _notes(now: Snapshot) -> Iterator[str]:
         yield f"its last test could not ask PostgreSQL which restore_command it uses: {test['unasked']}"
     if test["time"] and not test["error"] and not test["gate"]:
         yield "no gate answered its last test: its key may do more than fetch WAL, which is slow without"
+    for host, error in now.fetcher.get("hosts", {}).items():
+        if error:
+            yield f"{host}, one of its Barman hosts, does not work: {error}"
     if not now.fetcher["spool"] and now.fetcher["free_segments"] < 1:
         yield "the spool has no room, so nothing is fetched ahead"

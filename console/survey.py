@@ -73,6 +73,7 @@ class Survey:
         self._peeks = Throttle(MOST_PEEKING, PEEK_STARTS_IN)
         self._peek_interval = max(PEEK_INTERVAL, len(fleet.standbys) / PEEKS_A_SECOND)
         self._snapshots: dict[str, Snapshot] = {}
+        self._clusters: dict[str, list[Cluster]] = {}
         # Of each host: the rows that were found last, and when they said that it could
         # not be asked; and what is under way.
         self._rows: dict[str, list[Row]] = {}
@@ -102,6 +103,11 @@ class Survey:
         wait(expected, self._patience)
         return [row for host in self._fleet.standbys for row in self._rows_of(host, began)]
 
+    def clusters(self) -> list[Cluster]:
+        """Return the clusters of the hosts that have answered the last round."""
+        answered = [host.name for host in self._fleet.standbys if host.name not in self._asked]
+        return [cluster for name in answered for cluster in self._clusters.get(name, [])]
+
     def _rows_of(self, host: Host, began: float) -> list[Row]:
         """Return the rows of a host that was asked, at `began` or before."""
         asked = self._asked.get(host.name)
@@ -120,8 +126,10 @@ class Survey:
 
     def _ask(self, host: Host) -> list[Row]:
         try:
-            return [self._row_of(cluster) for cluster in self._fleet.clusters_on(host)]
+            clusters = self._clusters[host.name] = self._fleet.clusters_on(host)
+            return [self._row_of(cluster) for cluster in clusters]
         except ConsoleError as error:
+            self._clusters.pop(host.name, None)
             return [_row_unasked(host.name, "", host, error)]
 
     def _row_of(self, cluster: Cluster) -> Row:

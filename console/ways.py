@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from .hosts import Cluster, Fleet
+from .hosts import Cluster, Fleet, Host, Standby
 from .snapshot import psql
 from .status import GAP, PRIMARY, RESTORING, UNASKED, Row
 from .table import size
@@ -13,8 +13,11 @@ from .text import ConsoleError, NotUnderstood, duration
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "files"
 SCRIPTS = ROOT / "roles" / "standby" / "files"
-# A standby that does not answer.
+# The position of a standby of which nothing is known.
 NOWHERE: dict[str, Any] = {"timeline": 0, "lsn": 0, "history": []}
+# pg_rewind takes WAL from the archive from the first version on, and the place of the
+# configuration from the second.
+REWIND_SINCE, CONFIG_FILE_SINCE = 13, 15
 # Timeline, position in bytes, and the history of the timeline: parent and LSN in a row.
 POSITION = r"""
 SELECT CASE WHEN pg_is_in_recovery()
@@ -26,8 +29,8 @@ SELECT found[1], found[2], found[3]
 FROM regexp_matches(pg_read_file('pg_wal/' || lpad(upper(to_hex(:timeline)), 8, '0') || '.history', 0, 65536, true),
                     '^(\d+)\t([0-9A-F]+)/([0-9A-F]+)', 'gn') AS found;
 """
-# Seconds that Barman may take for its answers: it asks the primary, too.
-BARMAN_LIMIT = 180
+# Seconds that a script may take: Barman asks the primary, too.
+SCRIPT_LIMIT = 180
 STUCK = "cannot come back by itself"
 
 
@@ -36,8 +39,9 @@ class Facts(NamedTuple):
 
     Positions and sizes are bytes, rates bytes a second; None: not known. behind: what
     it has to replay from the archive. gap, error: a sentence each, or empty. timeline,
-    primary_timeline: 0 where they are not known. diverged_at: a position, or 0.
-    backup_error: why there is no backup to be restored.
+    primary_timeline, version: 0 where they are not known. diverged_at: a position, or
+    0. written: what both have written since. backup_error: why there is no backup to be
+    restored.
     """
 
     role: str
@@ -48,6 +52,8 @@ class Facts(NamedTuple):
     timeline: int = 0
     primary_timeline: int = 0
     diverged_at: int = 0
+    written: Optional[int] = None
+    version: int = 0
     backup_size: int = 0
     backup_rate: int = 0
     wal_since_backup: int = 0
@@ -80,53 +86,70 @@ def why_stuck(facts: Facts) -> str:
     return facts.gap
 
 
-def find_ways(facts: Facts, name: str, data_directory: str) -> list[Way]:
+def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
     """Return the ways, the cheapest first. name: the standby's in the inventory."""
-    stuck = why_stuck(facts)
     is_primary = facts.role == PRIMARY and not facts.diverged_at
     never = "it is the primary, as far as Barman can tell" if is_primary else ""
+    patroni = f"patronictl -c {standby.patroni_file}" if standby.patroni_file else ""
     wal_seconds = _seconds(facts.wal_since_backup, facts.replay_rate)
     copy_seconds = _seconds(facts.backup_size, facts.backup_rate)
     return [
         Way(
-            "wait",
-            "Barman",
-            facts.behind,
-            _seconds(facts.behind, facts.replay_rate),
-            "",
-            never or stuck or facts.error,
+            name="wait",
+            source="Barman",
+            bytes=facts.behind,
+            seconds=_seconds(facts.behind, facts.replay_rate),
+            command="",
+            obstacle=never or why_stuck(facts) or facts.error,
         ),
         Way(
-            "pg_rewind",
-            "the primary: what has changed since, and WAL from Barman",
-            None,
-            None,
-            f"pg_rewind -D {data_directory} --restore-target-wal --source-server='host=PRIMARY user=postgres'",
-            never or _why_not_rewind(facts),
+            name="pg_rewind",
+            source="the primary and Barman, at most",
+            bytes=facts.written,
+            seconds=_seconds(facts.written, facts.backup_rate),
+            command=_rewind_command(facts.version, standby.data_directory),
+            obstacle=never or _why_not_rewind(facts, patroni),
         ),
         Way(
-            "rebuild",
-            "Barman",
-            facts.backup_size + facts.wal_since_backup,
-            None if copy_seconds is None else copy_seconds + (wal_seconds or 0),
-            f"ansible-playbook walbasin.barman.rebuild -e rebuild_standby={name}",
-            never or facts.backup_error,
+            name="rebuild",
+            source="Barman",
+            bytes=facts.backup_size + facts.wal_since_backup,
+            seconds=None if copy_seconds is None else copy_seconds + (wal_seconds or 0),
+            command=f"ansible-playbook walbasin.barman.rebuild -e rebuild_standby={name}",
+            obstacle=never or ("Patroni manages it" if patroni else facts.backup_error),
         ),
         Way(
-            "base backup",
-            "the primary",
-            facts.backup_size or None,
-            copy_seconds,
-            "pg_basebackup",
-            never or ("" if facts.primary_timeline else "Barman does not reach the primary"),
+            name="reinit" if patroni else "base backup",
+            source="the primary",
+            bytes=facts.backup_size or None,
+            seconds=copy_seconds,
+            command=f"{patroni} reinit CLUSTER MEMBER"
+            if patroni
+            else f"pg_basebackup -D {standby.data_directory} -d 'host=PRIMARY user=REPLICATION' --write-recovery-conf",
+            obstacle=never or ("" if facts.primary_timeline or patroni else "Barman does not reach the primary"),
         ),
     ]
 
 
-def _why_not_rewind(facts: Facts) -> str:
+def _rewind_command(version: int, data_directory: str) -> str:
+    """Return how to rewind a stopped server, which needs superuser rights there.
+
+    Debian's configuration is not in the data directory, and names restore_command.
+    """
+    debian = f"/etc/postgresql/{version}/{Path(data_directory).name}/postgresql.conf"
+    is_debian = data_directory.startswith(f"/var/lib/postgresql/{version}/")
+    config = f" --config-file={debian}" if is_debian and version >= CONFIG_FILE_SINCE else ""
+    return f"pg_rewind -D {data_directory}{config} --restore-target-wal --source-server='host=PRIMARY user=postgres'"
+
+
+def _why_not_rewind(facts: Facts, patroni: str) -> str:
+    if facts.diverged_at and patroni:
+        return "Patroni does that by itself, where use_pg_rewind is on"
+    if facts.diverged_at and 0 < facts.version < REWIND_SINCE:
+        return f"in PostgreSQL {facts.version} it takes no WAL from an archive"
     if facts.diverged_at:
         return ""
-    if facts.error:
+    if facts.error and not facts.timeline:
         return "nobody knows whether it has diverged: it could not be asked"
     return "it has not diverged, so there is nothing to rewind"
 
@@ -138,10 +161,10 @@ def _seconds(amount: Optional[int], rate: Optional[float]) -> Optional[float]:
 def describe(name: str, facts: Facts, ways: list[Way]) -> list[str]:
     """Return the lines that people see."""
     stuck = why_stuck(facts)
-    if facts.error:
-        first = f"{name} could not be asked: {facts.error}"
-    elif stuck:
+    if stuck:
         first = f"{name} {STUCK}: {stuck}"
+    elif facts.error:
+        first = f"{name} could not be asked: {facts.error}"
     elif facts.role == RESTORING:
         first = f"{name} comes back by itself{_in(ways[0].seconds)}"
     else:
@@ -159,10 +182,11 @@ def _in(seconds: Optional[float]) -> str:
     return f", in about {duration(seconds)}" if seconds is not None else ""
 
 
-def facts_of(row: Row, timeline: int, found: dict[str, Any]) -> Facts:
+def facts_of(row: Row, position: dict[str, Any], found: dict[str, Any]) -> Facts:
     """Return what is known, from a status row and what examine_backup.py has found.
 
-    Raises KeyError, TypeError, ValueError where that is not understood.
+    position: see find_position. Raises KeyError, TypeError, ValueError where that is
+    not understood.
     """
     is_unasked = row.role in UNASKED
     gap = next((each for each in row.problems if each.startswith(GAP)), "")
@@ -172,14 +196,18 @@ def facts_of(row: Row, timeline: int, found: dict[str, Any]) -> Facts:
         replay_rate=row.replay_rate,
         gap=gap,
         error=row.problems[0] if is_unasked and row.problems else "",
-        timeline=timeline,
+        timeline=position["timeline"],
     )
     if "error" in found:
         return known._replace(backup_error=str(found["error"]))
-    backup, wal, primary = found["backup"], found["wal"], found["primary"] or {"timeline": 0}
+    backup, wal, primary = found["backup"], found["wal"], found["primary"] or {"timeline": 0, "lsn": 0}
+    diverged_at = int(found["diverged_at"])
+    written = sum(max(0, int(lsn) - diverged_at) for lsn in (position["lsn"], primary["lsn"]))
     return known._replace(
         primary_timeline=int(primary["timeline"]),
-        diverged_at=int(found["diverged_at"]),
+        diverged_at=diverged_at,
+        written=written if diverged_at else None,
+        version=int(backup["version"]),
         backup_size=int(backup["size"]),
         backup_rate=int(backup["rate"]),
         wal_since_backup=int(wal["bytes"]),
@@ -201,27 +229,51 @@ def find_position(cluster: Cluster) -> dict[str, Any]:
         raise NotUnderstood(cluster.host.name, f"PostgreSQL says of its position {said}") from error
 
 
+def find_stopped_position(cluster: Cluster) -> dict[str, Any]:
+    """Return the same of a server that does not answer, from its data directory.
+
+    Raises ConsoleError.
+    """
+    data = cluster.standby.data_directory
+    asked = {"data": data, "container": f"{data}.rebuild", "settings": [], "tablespaces": []}
+    found = _run_script(cluster.host, cluster.standby.postgres_user, "examine_data", asked)
+    try:
+        left = [(int(parent), int(lsn)) for parent, lsn in found["history"]]
+        return {"timeline": int(found["timeline"]), "lsn": int(found["lsn"]), "history": left}
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotUnderstood(cluster.host.name, f"of {data} it says {str(found)[:200]}") from error
+
+
+def _run_script(host: Host, user: str, script: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what a script of the role answers that examines a host.
+
+    Raises ConsoleError.
+    """
+    files = {str(path.relative_to(PACKAGE)): path.read_text() for path in (PACKAGE / "walbasin").rglob("*.py")}
+    files[f"{script}.py"] = (SCRIPTS / f"{script}.py").read_text()
+    loader = (SCRIPTS / "run_with_package.py").read_text()
+    command = ["python3", "-IS", "-c", loader, script, json.dumps(asked)]
+    output = host.run(*command, user=user, limit=SCRIPT_LIMIT, stdin=json.dumps(files))
+    try:
+        found = json.loads(output)
+    except (ValueError, RecursionError) as error:
+        raise NotUnderstood(host.name, f"{script} answers {output[:200]}") from error
+    if not isinstance(found, dict):
+        raise NotUnderstood(host.name, f"{script} answers {output[:200]}")
+    return found
+
+
 def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict[str, Any]:
     """Return what the first Barman host says that has a backup, or an error.
 
-    position: what find_position has returned, or NOWHERE. Raises ConsoleError.
+    position: what find_position has returned, or NOWHERE.
     """
     standby = cluster.standby
     asked = {"server": standby.barman_server, "config": standby.option("-c"), "backup": "", **position}
-    files = {str(path.relative_to(PACKAGE)): path.read_text() for path in (PACKAGE / "walbasin").rglob("*.py")}
-    files["examine_backup.py"] = (SCRIPTS / "examine_backup.py").read_text()
-    loader = (SCRIPTS / "run_with_package.py").read_text()
-    command = ["python3", "-IS", "-c", loader, "examine_backup", json.dumps(asked)]
     found: dict[str, Any] = {}
     for name in standby.barman_hosts:
         try:
-            host = fleet.host(name)
-            output = host.run(*command, user=fleet.barman_user(name), limit=BARMAN_LIMIT, stdin=json.dumps(files))
-            found = json.loads(output)
-            if not isinstance(found, dict):
-                raise NotUnderstood(name, f"Barman answers {output[:200]}")
-        except ValueError as error:
-            raise NotUnderstood(name, f"Barman's answer ({error})") from error
+            found = _run_script(fleet.host(name), fleet.barman_user(name), "examine_backup", asked)
         except ConsoleError as error:
             found = {"error": str(error)}
         if "error" not in found:
@@ -229,13 +281,26 @@ def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict
     return found
 
 
-def lines_of(fleet: Fleet, cluster: Cluster, row: Row) -> list[str]:
-    """Return what to say of a standby and its ways. Raises ConsoleError."""
-    position = NOWHERE if row.role in UNASKED else find_position(cluster)
+def _position_of(cluster: Cluster, row: Row) -> dict[str, Any]:
+    """Return where a standby is, as far as it can be found out."""
+    try:
+        return find_stopped_position(cluster) if row.role in UNASKED else find_position(cluster)
+    except ConsoleError:
+        return NOWHERE
+
+
+def lines_of(fleet: Fleet, cluster: Optional[Cluster], row: Row) -> list[str]:
+    """Return what to say of a standby and its ways.
+
+    cluster: None where its host did not answer.
+    """
+    if cluster is None:
+        return [f"{row.standby} could not be asked: {'; '.join(row.problems)}"]
+    position = _position_of(cluster, row)
     found = ask_barman(fleet, cluster, position)
     try:
-        facts = facts_of(row, position["timeline"], found)
+        facts = facts_of(row, position, found)
     except (KeyError, TypeError, ValueError) as error:
-        raise NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})") from error
-    name = cluster.host.name
-    return describe(cluster.name, facts, find_ways(facts, name, cluster.standby.data_directory))
+        answer = NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})")
+        facts = facts_of(row, position, {"error": str(answer)})
+    return describe(cluster.name, facts, find_ways(facts, cluster.host.name, cluster.standby))

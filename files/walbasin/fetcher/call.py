@@ -18,12 +18,14 @@ class Call(NamedTuple):
     """Hold the options, the cluster, how it is recovered (policy), and its spool.
 
     cluster: None when called by hand elsewhere. spool: None where it cannot be used.
+    seems_promoted: a promotion seems to have begun (has_taken_promotion).
     """
 
     options: Options
     cluster: Optional[DataDirectory]
     mode: str
     spool: Optional[Spool]
+    seems_promoted: bool = False
 
     @property
     def wants_partial(self) -> bool:
@@ -63,15 +65,9 @@ class Call(NamedTuple):
         """Return the files whose appearance says that nobody may be held up."""
         if self.cluster is None or self.mode != policy.STANDBY:
             return ()
-        if self.is_in_promotion():
-            return (self.cluster.path,)  # which is there
+        if self.is_at_end_of_recovery():
+            return (self.cluster.path,)  # which is there: the promotion has begun
         return tuple(data_directory.promotion_files(self.cluster))
-
-    def is_in_promotion(self) -> bool:
-        """Return whether a promotion seems to have begun, and its file is gone."""
-        return self.is_at_end_of_recovery() or (
-            self.cluster is not None and data_directory.has_taken_promotion(self.cluster)
-        )
 
     def is_at_end_of_recovery(self) -> bool:
         """Return whether this is the last call of a recovery.

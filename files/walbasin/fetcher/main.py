@@ -114,15 +114,17 @@ def _make_call(options: Options) -> Call:
     cluster = data_directory.find(options.wal_dest)
     mode = options.mode or _mode_of(cluster)
     spool = None
+    is_delivery = not options.test and not options.status
     if cluster is None:
         log(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
-    elif options.test or options.status or not _is_final(options, cluster):
-        is_delivery = not options.test and not options.status
+    elif not is_delivery or not _is_final(options, cluster):
         try:
             spool = Spool(options.spool_dir, cluster, options.server_name, may_create=is_delivery)
         except SpoolRefused as refusal:
             log(f"{refusal}; fetching without it" if is_delivery else str(refusal))
-    return Call(options, cluster, mode, spool)
+    may_promote = is_delivery and mode == policy.STANDBY
+    seems_promoted = may_promote and cluster is not None and data_directory.has_taken_promotion(cluster)
+    return Call(options, cluster, mode, spool, seems_promoted)
 
 
 def _is_final(options: Options, cluster: DataDirectory) -> bool:

@@ -18,8 +18,8 @@ from walbasin import policy
 from walbasin.local import processes
 from walbasin.wal import segment
 
-# Seconds for which it counts that the file `promote` was taken away.
-TAKEN_SECONDS = 5.0
+# Seconds within which a promotion makes its first call, after it was asked for.
+TAKEN_SECONDS = 2.0
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
 INCLUDE_DEPTH = 10
 # Bytes of pg_control before the last checkpoint's copy and before minRecoveryPoint:
@@ -291,14 +291,14 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
 def has_taken_promotion(cluster: DataDirectory) -> bool:
     """Return whether the server seems to have taken its file `promote` away just now.
 
-    A standby that streams does so before the first call of its promotion, and only the
-    time of its data directory tells. Whoever adds a file there changes it, too: the
-    caller may give up sooner for it, and no more. A start is told by postmaster.pid.
+    A standby that streams does so right before the first call of its promotion. Only
+    the time of its data directory tells. A start changes that as well, and so does
+    whoever else adds or removes a file there: this is a guess.
     """
+    if cluster.postmaster_id is None or is_starting(cluster):
+        return False
     with contextlib.suppress(OSError):
-        changed, started = (os.stat(cluster.file(name)).st_mtime for name in ("", "postmaster.pid"))
-        now = time.time()
-        return 0 <= now - changed < TAKEN_SECONDS < now - started
+        return 0 <= time.time() - os.stat(cluster.path).st_mtime < TAKEN_SECONDS
     return False
 
 

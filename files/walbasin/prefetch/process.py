@@ -34,6 +34,8 @@ TICK = 1.0
 # Seconds between two looks at what does not announce itself, and for a promotion while
 # PostgreSQL may be waiting.
 POLL, PROMOTION_STEP = 0.02, 0.2
+# Seconds for which the calls of a promotion may go on.
+PROMOTION_SECONDS = 5.0
 # Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
 # gap, and between two such looks; and what the call is told then.
 STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
@@ -224,7 +226,7 @@ class PrefetchServer:
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
             if data_directory.has_taken_promotion(self.cluster):
-                self.promotion_end = self.last_use + data_directory.TAKEN_SECONDS
+                self.promotion_end = self.last_use + PROMOTION_SECONDS
             requested_at = self.last_use
             self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
         else:

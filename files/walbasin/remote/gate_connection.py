@@ -244,8 +244,8 @@ class GateConnection(ssh.Connection):
         if time.monotonic() - self.awaits_since < ssh.COMPUTE_LIMIT:
             self.touch()
 
-    def quiet_limit(self) -> float:
-        return ssh.BARMAN_QUIET_LIMIT if self._is_worked_on else super().quiet_limit()
+    def has_begun(self) -> bool:
+        return super().has_begun() and not self._is_worked_on
 
     def _read_content(self) -> bool:
         """Read some bytes of the file that is arriving.

@@ -30,8 +30,8 @@ COMPUTE_LIMIT = 600
 # until it is complete. Less is a trickle, and counts as silence.
 LEAST = 64 * 1024
 # Seconds without a sign, after which a promotion does not wait for a connection: one
-# that is open, one that is being made, and one on which Barman has yet to begin.
-OPEN_QUIET_LIMIT, NEW_QUIET_LIMIT, BARMAN_QUIET_LIMIT = 1.0, 1.5, 3.0
+# that is open, and one that is being made or on which Barman has yet to begin.
+QUIET_LIMIT, START_LIMIT = 1, 3
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -211,13 +211,13 @@ class Connection:
         """Return the files that it brings, or will bring."""
         return []
 
-    def quiet_limit(self) -> float:
-        """Return the seconds for which a promotion waits for a sign."""
-        return OPEN_QUIET_LIMIT if self.has_answered else NEW_QUIET_LIMIT
+    def has_begun(self) -> bool:
+        """Return whether what is awaited needs no more time to begin."""
+        return self.has_answered
 
     def is_quiet(self) -> bool:
         """Return whether a promotion need not wait for what may come."""
-        return time.monotonic() - self.last_sign > self.quiet_limit()
+        return time.monotonic() - self.last_sign > (QUIET_LIMIT if self.has_begun() else START_LIMIT)
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""
@@ -307,9 +307,6 @@ class Session(Connection):
     def receive_stderr(self, text: str) -> None:
         if not self._is_let_in and not self.has_answered and LET_IN in self.stderr + text:
             self._await_answer()
-
-    def quiet_limit(self) -> float:
-        return BARMAN_QUIET_LIMIT if self._is_let_in and not self.has_answered else super().quiet_limit()
 
     def timeout_error(self) -> FetchError:
         if self._is_let_in and not self.has_answered:

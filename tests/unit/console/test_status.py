@@ -105,6 +105,7 @@ def test_problems(postgres: dict[str, Any], fetcher: dict[str, Any], words: str)
     [
         ({"test": {"time": NOW, "seconds": 0, "error": "", "gate": ""}}, "no gate answered"),
         ({"free_segments": 0}, "no room"),
+        ({"hosts": {"barman": "", "barman2": "refused"}}, "barman2, one of its Barman hosts, does not work: refused"),
         (
             {"test": {"time": NOW - 600, "error": "no route", "gate": "1", "is_disproved": True}},
             "its last test failed 10 min ago, but a segment was restored since: no route",
@@ -121,3 +122,18 @@ def test_notes(fetcher: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize("postgres", [{"restore_command": None}, {"restore_command": COMMAND}])
 def test_no_problems(postgres: dict[str, Any]) -> None:
     assert row_of(snapshot(0, {}, {}), snapshot(2, postgres, {})).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("receiver", "fetcher", "is_stuck"),
+    [
+        (None, {}, False),
+        (None, {"gap": {"missing": "A", "later": "B", "newest": ""}}, True),
+        (None, {"abandoned": {"timeline": 2, "description": "timeline 2, which left"}}, True),
+        # The primary is on another timeline than that.
+        ("streaming", {"abandoned": {"timeline": 2, "description": "timeline 2, which left"}}, False),
+    ],
+)
+def test_stuck(receiver: str | None, fetcher: dict[str, Any], is_stuck: bool) -> None:
+    row = row_of(snapshot(0, {}, {}), snapshot(2, {"receiver": receiver}, {}, **fetcher))
+    assert status.is_stuck(row) == is_stuck

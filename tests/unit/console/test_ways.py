@@ -8,12 +8,16 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import pytest
+from walbasin.local import data_directory
 
 from console import ways
+from console.hosts import Standby
 from console.snapshot import FIND_POSTGRES
 from console.status import Row
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
+from tests.support.console_standby import CHRIS
+from tests.support.wal_builder import OURS, build_data_directory
 
 MIB, GIB = 1 << 20, 1 << 30
 KNOWN = Facts(
@@ -22,6 +26,7 @@ KNOWN = Facts(
     replay_rate=10 * MIB,
     timeline=1,
     primary_timeline=1,
+    version=15,
     backup_size=100 * GIB,
     backup_rate=100 * MIB,
     wal_since_backup=10 * GIB,
@@ -29,9 +34,12 @@ KNOWN = Facts(
 GAP = "the archive has a gap: it holds 000000010000000000000009, but not 000000010000000000000007"
 
 
-def shown(**changes: Any) -> List[str]:
+DIVERGED = {"role": "primary", "timeline": 2, "diverged_at": 0x1_0000_00A0, "written": 3 * GIB}
+
+
+def shown(standby: Standby = CHRIS, **changes: Any) -> List[str]:
     facts = KNOWN._replace(**changes)
-    return ways.describe("chris", facts, ways.find_ways(facts, "chris", "/data"))
+    return ways.describe("chris", facts, ways.find_ways(facts, "chris", standby))
 
 
 def test_standby_that_catches_up() -> None:
@@ -52,7 +60,7 @@ def test_standby_that_catches_up() -> None:
         ({"role": "streaming"}, "chris is well (streaming)", ["wait", "rebuild", "base backup"]),
         ({"gap": GAP}, f"cannot come back by itself: {GAP}", ["rebuild", "base backup"]),
         (
-            {"role": "primary", "timeline": 2, "diverged_at": 0x1_0000_00A0},
+            DIVERGED,
             "cannot come back by itself: it has left the primary's history at 1/A0 (it is on timeline 2, the",
             ["pg_rewind", "rebuild", "base backup"],
         ),
@@ -60,37 +68,79 @@ def test_standby_that_catches_up() -> None:
         ({"role": "down", "error": "it does not run"}, "chris could not be asked: it", ["rebuild", "base backup"]),
         ({"gap": GAP, "backup_error": "it has no backup"}, "cannot come back", ["base backup"]),
         ({"gap": GAP, "primary_timeline": 0}, "cannot come back", ["rebuild"]),
+        # Its server does not run, and its data directory tells.
+        (
+            {**DIVERGED, "role": "down", "error": "it does not run"},
+            "cannot come",
+            ["pg_rewind", "rebuild", "base backup"],
+        ),
+        ({**DIVERGED, "version": 12}, "cannot come back", ["rebuild", "base backup"]),
     ],
 )
 def test_possible_ways(changes: Dict[str, Any], first: str, possible: List[str]) -> None:
     facts = KNOWN._replace(**changes)
-    found = ways.find_ways(facts, "chris", "/data")
+    found = ways.find_ways(facts, "chris", CHRIS)
     assert [way.name for way in found] == ["wait", "pg_rewind", "rebuild", "base backup"]
     assert [way.name for way in found if not way.obstacle] == possible
     assert first in ways.describe("chris", facts, found)[0]
 
 
+@pytest.mark.parametrize(
+    ("data", "version", "config"),
+    [
+        ("/var/lib/postgresql/15/main", 15, " --config-file=/etc/postgresql/15/main/postgresql.conf"),
+        ("/var/lib/postgresql/14/main", 14, ""),
+        ("/var/lib/pgsql/15/data", 15, ""),
+    ],
+)
+def test_rewind(data: str, version: int, config: str) -> None:
+    lines = shown(CHRIS._replace(data_directory=data), **DIVERGED, **{"version": version})
+    assert lines[2] == "  2. pg_rewind: 3.0 GiB from the primary and Barman, at most, 31 s"
+    assert lines[3].split(" --restore-target-wal")[0] == f"     pg_rewind -D {data}{config}"
+
+
+def test_member_of_patroni() -> None:
+    lines = shown(CHRIS._replace(patroni_file="/etc/patroni/main.yml"), **DIVERGED)
+    assert lines[1:] == [
+        f"  1. wait: will not do: {lines[0].removeprefix('chris cannot come back by itself: ')}",
+        "  2. pg_rewind: will not do: Patroni does that by itself, where use_pg_rewind is on",
+        "  3. rebuild: will not do: Patroni manages it",
+        "  4. reinit: 100 GiB from the primary, 17 min",
+        "     patronictl -c /etc/patroni/main.yml reinit CLUSTER MEMBER",
+    ]
+
+
+def test_host_that_does_not_answer() -> None:
+    row = Row("chris", "", "down", problems=("Connection timed out",))
+    assert ways.lines_of(None, None, row) == ["chris could not be asked: Connection timed out"]  # type: ignore[arg-type]
+
+
 def found(**changes: Any) -> Dict[str, Any]:
     return {
-        "backup": {"size": GIB, "rate": 1000},
+        "backup": {"size": GIB, "rate": 1000, "version": 15},
         "wal": {"bytes": 32 * MIB, "missing": ""},
-        "primary": {"timeline": 1},
+        "primary": {"timeline": 1, "lsn": 50},
         "diverged_at": 0,
         **changes,
     }
 
 
+AT = {"timeline": 1, "lsn": 40, "history": []}
+
+
 def test_facts() -> None:
     row = Row("chris", "angus", "restoring", lag_bytes=5, replay_rate=2.0, problems=("the last test failed", GAP))
-    facts = ways.facts_of(row, 1, found())
+    facts = ways.facts_of(row, AT, found())
     assert (facts.behind, facts.replay_rate, facts.gap, facts.error) == (5, 2.0, GAP, "")
     assert (facts.backup_size, facts.wal_since_backup, facts.primary_timeline) == (GIB, 32 * MIB, 1)
-    assert ways.facts_of(row, 1, found(primary=None)).primary_timeline == 0
-    gap = ways.facts_of(row, 1, found(wal={"bytes": 1, "missing": "000000010000000000000007"}))
+    assert ways.facts_of(row, AT, found(primary=None)).primary_timeline == 0
+    gap = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "000000010000000000000007"}))
     assert gap.backup_error == "the archive has a gap behind its backup: 000000010000000000000007"
-    assert ways.facts_of(row, 1, {"error": "it has no backup"}).backup_error == "it has no backup"
+    diverged = ways.facts_of(row, AT, found(diverged_at=30))
+    assert (diverged.diverged_at, diverged.written, diverged.version) == (30, 10 + 20, 15)
+    assert ways.facts_of(row, AT, {"error": "it has no backup"}).backup_error == "it has no backup"
     down = Row("chris", "angus", "down", problems=("it does not run",))
-    assert ways.facts_of(down, 0, found()).error == "it does not run"
+    assert ways.facts_of(down, ways.NOWHERE, found()).error == "it does not run"
 
 
 def cluster(printed: str) -> Any:
@@ -108,6 +158,29 @@ def test_position() -> None:
         "lsn": 5000,
         "history": [(1, 0xA0), (2, (1 << 32) + 0xB0)],
     }
+
+
+def test_position_of_stopped_server(tmp_path: Path) -> None:
+    """Read it from the data directory, with the role's script."""
+    data = build_data_directory(tmp_path / "main", 15, OURS)
+
+    def run(*words: str, stdin: str, **_: Any) -> str:
+        return subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout
+
+    chris = cluster("")
+    chris.standby.data_directory, chris.host.run = str(data), run
+    control = data_directory.read(str(data))
+    assert control is not None
+    expected = max(data_directory.read_positions(control))
+    assert ways.find_stopped_position(chris) == {"timeline": expected.timeline, "lsn": expected.lsn, "history": []}
+    chris.standby.data_directory = str(tmp_path / "gone")
+    assert ways.find_stopped_position(chris) == ways.NOWHERE
+
+
+@pytest.mark.parametrize("printed", ["", "[]", "{}", '{"timeline": 1, "lsn": 2, "history": [3]}'])
+def test_stopped_position_not_understood(printed: str) -> None:
+    with pytest.raises(NotUnderstood):
+        ways.find_stopped_position(cluster(printed))
 
 
 @pytest.mark.parametrize("printed", ["", "x\n1\n", "1\n", "1\n2\n3\n", "1\n2\n1|x|y\n"])
@@ -157,10 +230,7 @@ def test_several_barman_hosts(answers: Dict[str, str], asked: List[str], error: 
 def test_barman_not_understood(answer: str) -> None:
     chris = cluster("")
     chris.standby.barman_hosts, chris.standby.option = ["barman"], lambda _name: ""
-    try:
-        said = ways.ask_barman(Barmans({"barman": answer}), chris, ways.NOWHERE)  # type: ignore[arg-type]
-    except NotUnderstood:
-        return
+    said = ways.ask_barman(Barmans({"barman": answer}), chris, ways.NOWHERE)  # type: ignore[arg-type]
     assert "not understood" in said["error"]
 
 

@@ -177,23 +177,23 @@ def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, tri
 
 
 @pytest.mark.parametrize(
-    ("changed", "started", "taken"),
+    ("changed", "server", "taken"),
     [
-        (0.1, 3600, True),
-        (4, 3600, True),
-        (10, 3600, False),
-        (-3600, 3600, False),  # a clock that was set back
-        (0.1, 1, False),  # the server has just started
+        (0.1, "ready   ", True),
+        (0.1, "standby ", True),
+        (60, "ready   ", False),
+        (-60, "ready   ", False),  # a clock that was set back
+        (0.1, "starting", False),
         (0.1, None, False),  # there is no server
     ],
 )
-def test_promotion_taken(tmp_path: Path, changed: float, started: float | None, taken: bool) -> None:
-    """Tell a promotion by the ages in seconds of PGDATA and postmaster.pid."""
-    folder, now = build_data_directory(tmp_path / "main"), time.time()
-    if started is not None:
-        (folder / "postmaster.pid").touch()
-        os.utime(folder / "postmaster.pid", (now, now - started))
-    os.utime(folder, (now, now - changed))
+def test_promotion_taken(tmp_path: Path, changed: float, server: str | None, taken: bool) -> None:
+    """Tell a promotion by the seconds since the data directory has changed."""
+    folder = build_data_directory(tmp_path / "main")
+    if server is not None:
+        lines = [os.getpid(), folder, 1_700_000_000, 5432, "/tmp", "*", "", server]
+        (folder / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
+    os.utime(folder, (time.time(), time.time() - changed))
     assert data_directory.has_taken_promotion(read(folder)) == taken
 
 
