@@ -63,6 +63,7 @@ class Hosts:
             "standby_postgres_user": POSTGRES,
             "__standby_home": {"ansible_facts": {"getent_passwd": {POSTGRES: home}}},
             "__standby_present_key": {"rc": 1},
+            "__standby_key_writer": {"stdout": "postgres"},
             "__standby_barmans": {name: self.found(name) for name in NAMES[: len(self.barmans)]},
             "__standby_etc": str(self.folder / "etc/angus{{ __standby_generation }}"),
             "__standby_lib": "{{ hostvars[__standby_barman].folder }}/lib",
@@ -342,6 +343,26 @@ def test_rotation(hosts: Hosts) -> None:
     assert hosts.key_type() == former.split()[-3]
     assert succeeded(hosts.run()) > 0
     assert hosts.lines() == [lines[1].removesuffix("+next")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_linked_public_key(hosts: Hosts, kind: str) -> None:
+    """PostgreSQL's user does not have root write elsewhere."""
+    hosts.deploy()
+    public = hosts.folder / f"home/.ssh/walbasin_{hosts.barman.servers[0]}.pub"
+    target = hosts.folder / f"root's {kind}"
+    if kind == "folder":
+        target.mkdir(mode=0o755)
+    else:
+        target.write_text("root's")
+        target.chmod(0o600)
+    public.unlink()
+    public.symlink_to(target)
+    hosts.run()
+    assert list(target.iterdir()) == [] if kind == "folder" else target.read_text() == "root's"
+    assert target.stat().st_uid == 0
+    public.unlink()
+    assert succeeded(hosts.run()) > 0
 
 
 def addresses_of(hosts: Hosts) -> list[list[str]]:
