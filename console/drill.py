@@ -189,7 +189,8 @@ class Drill:
             or settings.get("fallback_application_name")
             or "walreceiver",
             primaries=self._primaries,
-            processes=self.cluster.host.run("ps", "-eo", "args="),
+            # Of these users only: anybody can start a program with such a name.
+            processes=self.cluster.host.run("ps", "-u", f"root,{self.cluster.standby.postgres_user}", "-o", "args="),
         )
         return list(refusals(self.cluster.standby, first, around))
 
