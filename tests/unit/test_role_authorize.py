@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import List, Tuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support.role_templar import ROLE
+from tests.support.role_templar import ROLE, load_script
 
 SCRIPT = (ROLE / "files/authorize.py").read_text(encoding="utf-8")
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
@@ -280,3 +282,39 @@ def test_concurrent_runs(tmp_path: Path) -> None:
     assert [len(told(run)) for run in runs] == [1] * len(keys)
     lines = {line(standby, key) for standby, key in keys.items()}
     assert set(path.read_text(encoding="utf-8").splitlines()) == {OTHER, *lines}
+
+
+PARTS = [
+    "restrict",
+    ",",
+    'from="',
+    '"',
+    "command=",
+    GATE,
+    " angus",
+    " --",
+    "\n",
+    "\r",
+    "\\",
+    "ssh-ed25519",
+    KEY,
+    "walbasin:",
+]
+COMMENT = "walbasin:chris:angus"
+
+
+@given(parts=st.lists(st.sampled_from([*PARTS, line(), COMMENT, " "]) | st.text(max_size=3), max_size=12))
+def test_any_line(parts: List[str]) -> None:
+    """Take nothing but one line for one key, which runs the gate."""
+    text = "".join(parts)
+    authorize = load_script("authorize")
+    vars(authorize)["is_key"] = lambda _line: True
+    if authorize.error_of(text, COMMENT) or not text.strip():
+        return
+    (taken,) = authorize.lines_of(text)
+    assert taken.isprintable()
+    options, command, key = re.split(r'command="([^"]*)" ', taken)
+    assert options in {"restrict,", 'restrict,from="10.0.0.3",'} or options.startswith('restrict,from="')
+    assert command.split(" ")[0].rpartition("/")[2] == "barman-wal-gate"
+    assert len(key.split(" ")) == 3
+    assert key.endswith(f" {COMMENT}")

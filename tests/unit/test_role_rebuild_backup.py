@@ -1,12 +1,18 @@
 """Test which backup a rebuild takes, and whether Barman has the WAL since."""
 
+import contextlib
 from typing import Any, List, Optional
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.role_templar import load_script
 
 examine_backup = load_script("examine_backup")
+# What Barman says of a backup, and the names in there.
+BACKUP = {"cluster_size_bytes": 7, "postgresql_version": 150004, "tablespaces": []}
+FIELDS = ["begin_wal", "compression", "disk_usage_bytes", "end_time_timestamp", "encryption", "throughput_bytes"]
 SIZE = 16 << 20
 
 
@@ -92,3 +98,22 @@ def test_backup_that_rsync_cannot_copy() -> None:
     assert examine_backup.data_folder("/b/angus/base/1/data/PG_VERSION\n", "1") == "/b/angus/base/1/data"
     with pytest.raises(examine_backup.CannotTell, match="compressed, encrypted, or a snapshot"):
         examine_backup.data_folder("/b/angus/base/1/data/base.tar.gz\n", "1")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(FIELDS), inner),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(backups=JSON | st.just([{"backup_id": "1", "status": "DONE"}]), shown=JSON, text=st.text())
+def test_any_answer_of_barman(monkeypatch: pytest.MonkeyPatch, backups: Any, shown: Any, text: str) -> None:
+    """Refuse what is not understood, without a traceback."""
+    said = {"list-backup": backups, "show-backup": {"base_backup_information": shown, **BACKUP}}
+    monkeypatch.setattr(examine_backup.Barman, "ask", lambda _self, command, *_words: said[command])
+    monkeypatch.setattr(examine_backup.Barman, "run", lambda _self, *_words: text)
+    barman = examine_backup.Barman("angus", "")
+    for ask in (lambda: barman.find_backup(""), barman.version, barman.find_primary):
+        with contextlib.suppress(examine_backup.CannotTell):
+            ask()

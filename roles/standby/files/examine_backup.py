@@ -181,7 +181,7 @@ class Barman:
         output = self.run("-f", "json", *words)
         try:
             return json.loads(output)[self._server]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, RecursionError, TypeError) as error:
             raise CannotTell(f"barman {' '.join(words)} is not understood: {output[:200]!r}") from error
 
     def version(self) -> Tuple[int, int]:
@@ -190,6 +190,12 @@ class Barman:
 
     def find_backup(self, wanted: str) -> Backup:
         """Return the backup to be restored. Raises CannotTell."""
+        try:
+            return self._read_backup(wanted)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise CannotTell(f"what it says of its backups is not understood: {error!r}"[:300]) from error
+
+    def _read_backup(self, wanted: str) -> Backup:
         from walbasin.local import data_directory
 
         name = choose(self.ask("list-backup", self._server), wanted)
