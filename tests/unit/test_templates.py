@@ -258,6 +258,9 @@ def test_known_hosts_port(port: int, name: str) -> None:
         "ansible_ssh_host_key_rsa_public_keytype": "ssh-rsa",
         "ansible_ssh_host_key_ed25519_public": "AAAA",
         "ansible_ssh_host_key_ed25519_public_keytype": "ssh-ed25519",
+        # A host may say anything.
+        "ansible_ssh_host_key_ecdsa_public": "CCCC\n@cert-authority * ssh-rsa DDDD",
+        "ansible_ssh_host_key_ecdsa_public_keytype": "ecdsa-sha2-nistp256",
     }
     known = {"standby_barman_port": port, "__standby_barman_facts": {"ansible_facts": facts}}
     found = {"barman": found_barman(**known)}
