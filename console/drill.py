@@ -27,7 +27,7 @@ FAILOVER_MANAGER = re.compile(r"(?:^|/)(repmgrd|patroni|pg_autoctl|stolon-keeper
 
 
 class Sample(NamedTuple):
-    """Where primary, archive and standby were at a moment.
+    """Hold where primary, archive and standby were at a moment.
 
     moment: seconds since the drill began. Positions are in bytes; None: not known then.
     restored: how many segments the fetcher has handed over, ever.
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """What was proved, and from when to when (seconds since the drill began)."""
+    """Hold what was proved, and from when to when (seconds since it began)."""
 
     title: str
     begin: float
@@ -50,7 +50,7 @@ class Phase(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Everything that a drill has seen. began: seconds since 1970. goal: in bytes."""
+    """Hold all that a drill has seen. began: seconds since 1970. goal: in bytes."""
 
     standby: str
     barman_server: str
@@ -66,7 +66,7 @@ class Evidence(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What there is besides the standby itself.
+    """Hold what there is besides the standby itself.
 
     peers: standbys of the same primary, itself included. synchronous: the primary's
     synchronous_standby_names. application_name: the standby's. primaries: host and port
@@ -153,7 +153,7 @@ PSQL = 'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -v ON_ERROR_STO
 
 
 class Drill:
-    """One rehearsal on one cluster. `tell` is called with each step, for people."""
+    """Rehearse on one cluster. `tell` is called with each step, for people."""
 
     def __init__(self, cluster: Cluster, primary: Optional[Host], limit: int, tell: Callable[[str], None]) -> None:
         """Prepare a drill that cuts the standby off for `limit` seconds at most.

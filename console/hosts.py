@@ -76,7 +76,7 @@ class Host:
 
 
 class Standby(NamedTuple):
-    """What the role has recorded on a standby, in standby.json.
+    """Hold what the role has recorded on a standby, in standby.json.
 
     barman_host: the Barman hosts, the preferred one first, with commas between.
     patroni_file: the configuration of the Patroni that manages it, or an empty text.
@@ -105,7 +105,7 @@ class Standby(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """One cluster of PostgreSQL with a fallback to Barman.
+    """Hold one cluster of PostgreSQL with a fallback to Barman.
 
     name: of its host, and of Barman's server when the host has several clusters.
     """
@@ -116,7 +116,7 @@ class Cluster(NamedTuple):
 
 
 class Fleet:
-    """The standbys of an inventory. Leaving the block closes all connections."""
+    """Find the standbys of an inventory. Leaving the block closes all connections."""
 
     def __init__(self, inventory: Sequence[str], known_hosts: str, identity: list[str], only: str) -> None:
         """Find the standbys in the inventory, without a connection to any.

@@ -44,7 +44,7 @@ MOST_TOGETHER = 500
 
 
 class Access(NamedTuple):
-    """How Ansible reaches a host by ssh; what is empty is left to ssh."""
+    """Hold how Ansible reaches a host by ssh; what is empty is left to ssh."""
 
     host: str
     port: str = ""

@@ -21,7 +21,7 @@ LAGS = ("Lag in MB", "Replay Lag")
 
 
 class Members(NamedTuple):
-    """What Patroni says of one cluster.
+    """Hold what Patroni says of one cluster.
 
     cluster: its scope. rows: the texts of each member, one for each of COLUMNS.
     problem: why its members would not restore from Barman, or an empty text.

@@ -18,7 +18,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 6, 10, 24
 
 
 class Polyline(NamedTuple):
-    """One line of the picture.
+    """Hold one line of the picture.
 
     points: of an SVG polyline; empty when nothing is known of it.
     """
@@ -29,7 +29,7 @@ class Polyline(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """Where the standby was when it had restored `segments` more since the last dot."""
+    """Hold where the standby was, with `segments` more than at the last dot."""
 
     x: float
     y: float

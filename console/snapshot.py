@@ -63,7 +63,7 @@ MOST_LISTED = 1 << 20
 
 
 class Archive(NamedTuple):
-    """How far Barman's archive goes, as the gate told the standby at a moment.
+    """Hold how far Barman's archive goes, as the gate told at a moment.
 
     end: the end of the last segment, in bytes; None: not known. An archive that goes on
     for more than MOST_PEEKS * MOST_PEEKED segments is followed to its end in several
@@ -79,7 +79,7 @@ NEVER_ASKED = Archive(float("-inf"), None)
 
 
 class Snapshot(NamedTuple):
-    """What PostgreSQL and the fetcher said of a standby at a moment.
+    """Hold what PostgreSQL and the fetcher said of a standby at a moment.
 
     moment: seconds of a monotonic clock. postgres: the result of QUERY. fetcher: the
     output of barman-wal-restore --status --json.

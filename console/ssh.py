@@ -38,11 +38,11 @@ REASON = re.compile(rf"{NOT_LISTED}|host key for .* has changed|host key .* is m
 
 
 class HostKeyUnknown(ConsoleError):
-    """A host's key is not known here, so that nothing was asked."""
+    """Report that a host's key is not known here, so that nothing was asked."""
 
 
 class Completed(NamedTuple):
-    """How a command has ended."""
+    """Hold how a command has ended."""
 
     status: int
     stdout: str

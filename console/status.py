@@ -25,7 +25,7 @@ ABANDONED = "the archive holds timeline"
 
 
 class Row(NamedTuple):
-    """The status of one standby, as people and `fab status --json` see it.
+    """Hold the status of one standby, as people and `fab status --json` see it.
 
     server: its name at Barman. Rates are bytes a second, lags bytes and seconds, times
     seconds; None: not known, or none. problems: what would keep the standby from

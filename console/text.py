@@ -7,14 +7,14 @@ MOST = 1000
 
 
 class ConsoleError(Exception):
-    """A host, or the inventory, could not be asked; the text says why, in one line."""
+    """Report that a host, or the inventory, could not be asked; the text says why."""
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
 
 
 class NotUnderstood(ConsoleError):
-    """A host has answered, but with something else than it was asked for."""
+    """Report that a host has answered something else than it was asked for."""
 
     def __init__(self, host: str, text: str) -> None:
         super().__init__(f"{host}: not understood: {text}")

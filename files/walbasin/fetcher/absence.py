@@ -122,7 +122,14 @@ def survey(call: Call, position: str, is_thorough: bool = False) -> Survey:
         history = _find_history(listings, timeline)
         if history is not None:
             histories[timeline] = history
-    return Survey(listing, needed, unheard, target, histories, _describe_copies(listings))
+    return Survey(
+        listing=listing,
+        of_hosts=needed,
+        unheard=unheard,
+        target=target,
+        histories=histories,
+        copies=_describe_copies(listings),
+    )
 
 
 def _find_history(archives: Iterable[Archive], timeline: int) -> Optional[History]:

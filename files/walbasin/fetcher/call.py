@@ -52,7 +52,14 @@ class Call(NamedTuple):
         )
         gate_compression = "" if options.compression == NO_COMPRESSION else options.compression
         remotes = [Remote(host, options.user, options.port, options.ssh_config) for host in options.barman_hosts]
-        archive = Archive(remotes[0], request, self.cluster, promotion_files, gate_compression, options.rate_limit)
+        archive = Archive(
+            remote=remotes[0],
+            request=request,
+            cluster=self.cluster,
+            promotion_files=promotion_files,
+            gate_compression=gate_compression,
+            rate_limit=options.rate_limit,
+        )
         return tuple(archive._replace(remote=remote) for remote in remotes)
 
     def host_memory(self) -> "HostMemory":

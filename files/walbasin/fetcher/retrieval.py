@@ -270,16 +270,16 @@ def _deliver_partial(call: Call) -> bool:
     """
     name, destination = call.options.wal_name, call.options.wal_dest
     for source in call.archives():
-        aside = f"{destination}.partial"
+        incoming = f"{destination}.partial"
         try:
-            archive.fetch(source, name, aside, partial=True)
+            archive.fetch(source, name, incoming, partial=True)
             try:
-                if _reached(aside, name, call) <= _reached_in_pg_wal(call):
+                if _reached(incoming, name, call) <= _reached_in_pg_wal(call):
                     return False
-                os.rename(aside, destination)
+                os.rename(incoming, destination)
             finally:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(aside)
+                    os.unlink(incoming)
         except NotInArchive:
             continue
         except FetchError as error:

@@ -67,7 +67,16 @@ def run(call: Call) -> int:
         error = describe(failure)
         log(f"test failed: {error}")
         is_lasting = isinstance(failure, LastingFailure)
-    status.save_test(call, LastTest(started, time.time() - started, error, gate, unasked, is_lasting, hosts))
+    test = LastTest(
+        time=started,
+        seconds=time.time() - started,
+        error=error,
+        gate=gate,
+        unasked=unasked,
+        is_lasting=is_lasting,
+        hosts=hosts,
+    )
+    status.save_test(call, test)
     return 2 if error else 1 if unasked else 0
 
 

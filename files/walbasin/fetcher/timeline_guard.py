@@ -27,7 +27,7 @@ FILE = "abandoned_timeline.json"
 # What to do about it.
 REMEDY = "Was another copy promoted? If nobody needs that timeline, remove its files from Barman's archive"
 # What is put behind the name of a history in pg_wal that PostgreSQL must not read.
-SET_ASIDE = ".abandoned"
+RENAMED = ".abandoned"
 
 
 class Abandoned(NamedTuple):
@@ -78,7 +78,7 @@ def withhold(call: Call, is_delivered: bool) -> str:
     """Take back a history with which PostgreSQL could not start. Return why, or "".
 
     Where PostgreSQL cannot get a history by restore_command, it takes the one in
-    pg_wal: that is set aside. Raises OSError.
+    pg_wal: that is renamed. Raises OSError.
     """
     name, cluster = call.options.wal_name, call.cluster
     if cluster is None or not segment.is_history_name(name) or not is_on(call):
@@ -92,7 +92,7 @@ def withhold(call: Call, is_delivered: bool) -> str:
         os.unlink(call.options.wal_dest)
     in_pg_wal = cluster.file(f"pg_wal/{name}")
     with contextlib.suppress(FileNotFoundError):
-        os.rename(in_pg_wal, in_pg_wal + SET_ASIDE)
+        os.rename(in_pg_wal, in_pg_wal + RENAMED)
     save(call.spool, found, is_withheld=True)
     return f"{found.describe()}, is kept from PostgreSQL, which could not start with it. {REMEDY}"
 

@@ -11,7 +11,7 @@ from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
 from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
-from walbasin.remote.source import Sessions
+from walbasin.remote.source import SingleSessions
 from walbasin.wal import segment
 from walbasin.wal.compression import IncomingFile, UnsupportedCompression
 
@@ -35,7 +35,7 @@ def fetch(
     """
     with EventLoop(archives[0].rate_limit) as loop:
         loop.urgent = lambda: (name,)
-        sources = [(each, Sessions(each, loop)) for each in archives]
+        sources = [(each, SingleSessions(each, loop)) for each in archives]
         hosts = SeveralHosts(sources, loop, memory, on_notice)
         is_begun = False
 

@@ -123,7 +123,7 @@ class GateOrStock:
         return self._source.must_be_polled()
 
 
-class Sessions:
+class SingleSessions:
     """Bring files by `barman get-wal`, each in a session and connection of its own."""
 
     def __init__(self, archive: Archive, loop: EventLoop) -> None:
