@@ -5,8 +5,10 @@ what it has measured: row -> value. `limit` is what cannot be surpassed, or what
 compared with.
 """
 
+import bz2
 import contextlib
 import functools
+import gzip
 import statistics
 import subprocess
 import tempfile
@@ -18,10 +20,11 @@ from typing import Any
 
 import psycopg2
 
+from tests.support.barman_host import FILES
 from tests.support.fake_server import Calls
 from tests.support.network import Harm, Network, black_hole
 from tests.support.postgres import SEGMENT_SIZE, Server
-from tests.support.processes import ME, POSTGRES, give, give_folder, wait_until
+from tests.support.processes import ME, POSTGRES, PYTHON, give, give_folder, wait_until
 from tests.support.rebuild import Rebuild
 
 from . import rows
@@ -46,6 +49,26 @@ LINKS = dict(zip(rows.LINKS, ((0.01, 100_000_000 // 8), (0.01, 20_000_000 // 8),
 SLOW_SEGMENTS = 4
 # Bytes a second, and segments that take 20 seconds so.
 LIMIT_RATE, LIMITED_SEGMENTS = 10_000_000, 12
+# Forms of compression with several streams in a file, and bytes in each: as bgzip and
+# pbzip2 write them.
+STREAMS = {"gzip": 64 << 10, "bzip2": 900_000}
+# Prints the seconds of CPU that the fetcher takes to decompress a file, the least of
+# five.
+DECOMPRESS = """
+import io, sys, time
+sys.path.insert(0, sys.argv[1])
+from walbasin.wal.compression import DecompressingWriter
+with open(sys.argv[2], "rb") as file:
+    stored = file.read()
+seconds = []
+for _ in range(5):
+    began = time.process_time()
+    writer = DecompressingWriter(io.BytesIO(), 1 << 30)
+    writer.write(stored)
+    writer.finish()
+    seconds.append(time.process_time() - began)
+print(min(seconds))
+"""
 # Calls for a segment that is not there.
 MISSES = 8
 # Segments that are fetched while replay takes its time.
@@ -491,6 +514,25 @@ def custom(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 
 @contextlib.contextmanager
+def streams(field: Field, _: Standby) -> Iterator[Entrants]:
+    """Measure decompression. The limit: of the same in one stream."""
+    content = (field.local / field.names[0]).read_bytes()
+
+    def decompress(form: str, size: int) -> float:
+        store: Callable[[bytes], bytes] = gzip.compress if form == "gzip" else bz2.compress
+        file = field.folder / f"streams.{form}"
+        file.write_bytes(b"".join(store(content[start : start + size]) for start in range(0, len(content), size)))
+        command = [PYTHON, "-c", DECOMPRESS, str(FILES), str(file)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        return len(content) / 1e6 / float(ran.stdout)
+
+    yield {
+        OURS: lambda: {rows.STREAMS.format(form): decompress(form, size) for form, size in STREAMS.items()},
+        LIMIT: lambda: {rows.STREAMS.format(form): decompress(form, len(content)) for form in STREAMS},
+    }
+
+
+@contextlib.contextmanager
 def many(field: Field, _: Standby) -> Iterator[Entrants]:
     """Measure several standbys at once. The limit: the same, one after the other.
 
@@ -565,6 +607,7 @@ CONTESTS: dict[str, Contest] = {
     **{name: by_compression(link) for name, link in zip(("100M", "20M", "1G", "loopback"), rows.LINKS)},
     "limit": rate_limited,
     "custom": custom,
+    "streams": streams,
     "many": many,
     "memory": memory,
 }
