@@ -471,6 +471,12 @@ def test_cluster_managers(processes: str, files: Dict[str, str], managers: List[
     assert value_of("__standby_present_managers", **known) == managers
 
 
+@pytest.mark.parametrize(("found", "managers"), [("/etc/repmgr/15/repmgr.conf\n", ["repmgrd"]), ("", [])])
+def test_configured_repmgr(found: str, managers: List[str]) -> None:
+    known = {**cluster(), "__standby_processes": {"stdout": ""}, "__standby_repmgr": {"stdout": found}}
+    assert value_of("__standby_present_managers", **known) == managers
+
+
 def test_pending_restart_of_primary() -> None:
     known = {**cluster(), "__standby_is_primary": True, "__standby_pending": {"stdout_lines": ['["restore_command"]']}}
     assert value_of("__standby_pending_restart", **known) == []
