@@ -362,7 +362,11 @@ def test_linked_public_key(hosts: Hosts, kind: str) -> None:
     assert list(target.iterdir()) == [] if kind == "folder" else target.read_text() == "root's"
     assert target.stat().st_uid == 0
     public.unlink()
+    # One that root has made by hand is its own again.
+    key = public.with_suffix("")
+    os.chown(key, 0, 0)
     assert succeeded(hosts.run()) > 0
+    assert key.stat().st_uid == pwd.getpwnam(POSTGRES).pw_uid
 
 
 def addresses_of(hosts: Hosts) -> list[list[str]]:
