@@ -14,8 +14,6 @@ SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/en
 UNIT := tests/unit files/walbasin --doctest-modules
 # Tests wait more than they compute.
 SIDE_BY_SIDE := --numprocesses 4
-# They wait more than they compute.
-WAITING_SIDE_BY_SIDE := --numprocesses 6
 # Some modules run ansible-playbook once for all their tests.
 BY_MODULE := $(SIDE_BY_SIDE) --dist loadfile
 
@@ -112,7 +110,7 @@ coverage: setup ## which lines the unit tests reach
 
 # Real servers on this machine, from Debian's packages and npm's.
 integration: setup packages versions ## integration tests: a real sshd, PostgreSQL and Barman on loopback
-	@pytest tests/integration $(WAITING_SIDE_BY_SIDE)
+	@pytest tests/integration $(SIDE_BY_SIDE)
 
 soak: setup packages ## a standby that lives on Barman alone, with random faults; MINUTES=30
 	@MINUTES=$(or $(MINUTES),30) pytest tests/integration/test_soak.py -m soak -rP
@@ -151,7 +149,7 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 # and last, so that their summary is the last thing that is printed. The engine is there: the lab, which takes longest, begins at once, and comes first.
 test: setup tools engine packages versions ## everything that has to pass
 	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine NICE=nice molecule unit $(LINTERS)
-	@pytest tests/integration $(WAITING_SIDE_BY_SIDE)
+	@pytest tests/integration $(SIDE_BY_SIDE)
 
 bare: setup ## setup, lint and unit tests on a Debian 12 and a 13 that have git, make and python3, and no more
 	@for debian in 12 13; do \
