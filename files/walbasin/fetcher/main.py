@@ -122,7 +122,8 @@ def _make_call(options: Options) -> Call:
             spool = Spool(options.spool_dir, cluster, options.server_name, may_create=is_delivery)
         except SpoolRefused as refusal:
             log(f"{refusal}; fetching without it" if is_delivery else str(refusal))
-    may_promote = is_delivery and mode == policy.STANDBY
+    # A history that a standby is not told of does no harm: it asks again.
+    may_promote = is_delivery and mode == policy.STANDBY and segment.is_history_name(options.wal_name)
     seems_promoted = may_promote and cluster is not None and data_directory.has_taken_promotion(cluster)
     return Call(options, cluster, mode, spool, seems_promoted)
 

@@ -291,9 +291,9 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
 def has_taken_promotion(cluster: DataDirectory) -> bool:
     """Return whether the server seems to have taken its file `promote` away just now.
 
-    A standby that streams does so right before the first call of its promotion. Only
-    the time of its data directory tells. A start changes that as well, and so does
-    whoever else adds or removes a file there: this is a guess.
+    A standby that streams does so right before the first call of its promotion, which
+    asks for a history. Only the time of its data directory tells. A start changes that
+    as well, and so does whoever else adds or removes a file there: this is a guess.
     """
     if cluster.postmaster_id is None or is_starting(cluster):
         return False

@@ -225,7 +225,7 @@ class PrefetchServer:
             self._end()
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
-            if data_directory.has_taken_promotion(self.cluster):
+            if segment.is_history_name(name) and data_directory.has_taken_promotion(self.cluster):
                 self.promotion_end = self.last_use + PROMOTION_SECONDS
             requested_at = self.last_use
             self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
