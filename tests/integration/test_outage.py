@@ -247,7 +247,7 @@ def test_promotion_while_call_waits(
 def test_promotion_of_streaming_standby(
     copy_of_base: Callable[..., Server], command: Callable[..., str], network: Network, angus: Primary, jobs: str
 ) -> None:
-    """Give up soon where no call before has seen that Barman is frozen.
+    """Pay once where no call before has seen that Barman is frozen: a lookup, and -s.
 
     The startup process takes the file `promote` away before its first call.
     """
@@ -258,12 +258,11 @@ def test_promotion_of_streaming_standby(
     chris.start()
     streaming = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
     wait_until(lambda: chris.sql(streaming) == "1", "streaming", 60)
-    time.sleep(3)  # until it waits for WAL, and for nothing else
     network.harm = Harm("silence", 0)
     started = time.monotonic()
     chris.promote()
     took = time.monotonic() - started
-    assert took < 8, chris.log()[-3000:]
+    assert took < 20, chris.log()[-3000:]
     assert rows(chris) == angus.rows
 
 

@@ -18,14 +18,12 @@ class Call(NamedTuple):
     """Hold the options, the cluster, how it is recovered (policy), and its spool.
 
     cluster: None when called by hand elsewhere. spool: None where it cannot be used.
-    seems_promoted: a promotion seems to have begun (has_taken_promotion).
     """
 
     options: Options
     cluster: Optional[DataDirectory]
     mode: str
     spool: Optional[Spool]
-    seems_promoted: bool = False
 
     @property
     def wants_partial(self) -> bool:

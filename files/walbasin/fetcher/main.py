@@ -114,18 +114,15 @@ def _make_call(options: Options) -> Call:
     cluster = data_directory.find(options.wal_dest)
     mode = options.mode or _mode_of(cluster)
     spool = None
-    is_delivery = not options.test and not options.status
     if cluster is None:
         log(f"{options.wal_name}: origin not checked, {options.wal_dest} is in no data directory")
-    elif not is_delivery or not _is_final(options, cluster):
+    elif options.test or options.status or not _is_final(options, cluster):
+        is_delivery = not options.test and not options.status
         try:
             spool = Spool(options.spool_dir, cluster, options.server_name, may_create=is_delivery)
         except SpoolRefused as refusal:
             log(f"{refusal}; fetching without it" if is_delivery else str(refusal))
-    # A history that a standby is not told of does no harm: it asks again.
-    may_promote = is_delivery and mode == policy.STANDBY and segment.is_history_name(options.wal_name)
-    seems_promoted = may_promote and cluster is not None and data_directory.has_taken_promotion(cluster)
-    return Call(options, cluster, mode, spool, seems_promoted)
+    return Call(options, cluster, mode, spool)
 
 
 def _is_final(options: Options, cluster: DataDirectory) -> bool:

@@ -225,8 +225,6 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
 
 def _fetch_directly(call: Call, prefetch: Optional[ForegroundPrefetch]) -> None:
     sources = call.archives()
-    if call.seems_promoted and call.cluster is not None:
-        sources = tuple(each._replace(promotion_files=(call.cluster.path,)) for each in sources)  # which is there
     try:
         _fetch_from(call, sources, prefetch)
     except UnsupportedCompression:
@@ -337,7 +335,7 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
 def _pause(seconds: float, call: Call) -> None:
     """Sleep, but not while somebody waits for a promotion."""
     promotion_files = call.promotion_files()
-    end = time.monotonic() + (0.0 if call.seems_promoted else seconds)
+    end = time.monotonic() + seconds
     while time.monotonic() < end and not any(map(os.path.exists, promotion_files)):
         handover.check_parent()
         time.sleep(min(STEP, max(0.0, end - time.monotonic())))

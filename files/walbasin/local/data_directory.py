@@ -2,7 +2,7 @@
 
 What a call needs to know is read once, and handed on as a value (DataDirectory). Only
 what must be fresh is asked again: see current_mode, is_still_recovering,
-current_postmaster_id, is_same_cluster, promotion_files and has_taken_promotion.
+current_postmaster_id, is_same_cluster and promotion_files.
 """
 
 import contextlib
@@ -11,15 +11,12 @@ import os
 import re
 import shlex
 import struct
-import time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.local import processes
 from walbasin.wal import segment
 
-# Seconds within which a promotion makes its first call, after it was asked for.
-TAKEN_SECONDS = 2.0
 # How deep configuration files include each other, in PostgreSQL (conffiles.h).
 INCLUDE_DEPTH = 10
 # Bytes of pg_control before the last checkpoint's copy and before minRecoveryPoint:
@@ -286,20 +283,6 @@ def promotion_files(cluster: DataDirectory) -> List[str]:
     configured = read_settings(cluster)
     triggers = [configured.get("trigger_file", ""), configured.get("promote_trigger_file", "")]
     return [cluster.file(name) for name in ["promote", *triggers] if name]
-
-
-def has_taken_promotion(cluster: DataDirectory) -> bool:
-    """Return whether the server seems to have taken its file `promote` away just now.
-
-    A standby that streams does so right before the first call of its promotion, which
-    asks for a history. Only the time of its data directory tells. A start changes that
-    as well, and so does whoever else adds or removes a file there: this is a guess.
-    """
-    if cluster.postmaster_id is None or is_starting(cluster):
-        return False
-    with contextlib.suppress(OSError):
-        return 0 <= time.time() - os.stat(cluster.path).st_mtime < TAKEN_SECONDS
-    return False
 
 
 def _read_segment_size(path: str) -> Optional[int]:

@@ -34,8 +34,6 @@ TICK = 1.0
 # Seconds between two looks at what does not announce itself, and for a promotion while
 # PostgreSQL may be waiting.
 POLL, PROMOTION_STEP = 0.02, 0.2
-# Seconds for which the calls of a promotion may go on.
-PROMOTION_SECONDS = 5.0
 # Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
 # gap, and between two such looks; and what the call is told then.
 STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
@@ -87,8 +85,6 @@ class PrefetchServer:
         self.absent_since: Dict[str, float] = {}
         self.looked_at = float("-inf")
         self.promotion_files = data_directory.promotion_files(self.cluster)
-        # Until when requests are those of a promotion that has begun, as it seems.
-        self.promotion_end = float("-inf")
         self.is_ending = False
         self.is_idle = False
         self.last_use = time.monotonic()
@@ -155,7 +151,7 @@ class PrefetchServer:
         if (
             self.prefetcher.has_work()
             and self.prefetcher.is_quiet()
-            and (time.monotonic() < self.promotion_end or any(map(os.path.exists, self.promotion_files)))
+            and any(map(os.path.exists, self.promotion_files))
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
             debug("a promotion is asked for: nothing is fetched any more")
@@ -225,8 +221,6 @@ class PrefetchServer:
             self._end()
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
-            if segment.is_history_name(name) and data_directory.has_taken_promotion(self.cluster):
-                self.promotion_end = self.last_use + PROMOTION_SECONDS
             requested_at = self.last_use
             self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
         else:

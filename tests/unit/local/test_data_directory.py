@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -174,27 +173,6 @@ def test_promotion_files(tmp_path: Path, version: int, file: str, line: str, tri
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote")]
     (folder / file).write_text(f"{line}\n")
     assert data_directory.promotion_files(read(folder)) == [str(folder / "promote"), trigger.format(folder)]
-
-
-@pytest.mark.parametrize(
-    ("changed", "server", "taken"),
-    [
-        (0.1, "ready   ", True),
-        (0.1, "standby ", True),
-        (60, "ready   ", False),
-        (-60, "ready   ", False),  # a clock that was set back
-        (0.1, "starting", False),
-        (0.1, None, False),  # there is no server
-    ],
-)
-def test_promotion_taken(tmp_path: Path, changed: float, server: str | None, taken: bool) -> None:
-    """Tell a promotion by the seconds since the data directory has changed."""
-    folder = build_data_directory(tmp_path / "main")
-    if server is not None:
-        lines = [os.getpid(), folder, 1_700_000_000, 5432, "/tmp", "*", "", server]
-        (folder / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
-    os.utime(folder, (time.time(), time.time() - changed))
-    assert data_directory.has_taken_promotion(read(folder)) == taken
 
 
 def test_included_settings(tmp_path: Path) -> None:
