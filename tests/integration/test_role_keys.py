@@ -345,7 +345,7 @@ def test_rotation(hosts: Hosts) -> None:
     assert hosts.lines() == [lines[1].removesuffix("+next")]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("file", marks=kin)])
 def test_linked_public_key(hosts: Hosts, kind: str) -> None:
     """PostgreSQL's user does not have root write elsewhere."""
     hosts.deploy()
