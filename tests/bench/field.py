@@ -173,7 +173,9 @@ class Field:
     def back_up(self, server: str) -> None:
         """Add a server to Barman with a backup of the primary, of some 2 GB."""
         own = self.primary.data.parent
-        self.barman.add_server(server, port=self.primary.port, settings=f"path_prefix = {programs()}\n")
+        self.barman.add_server(
+            server, port=self.primary.port, settings=f"path_prefix = {programs()}\nimmediate_checkpoint = true\n"
+        )
         give(self.barman.home / server / "incoming")
         self.primary.configure(archive_command=self.barman.archive_command(server, own))
         self.primary.start()
