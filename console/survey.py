@@ -104,9 +104,8 @@ class Survey:
         return [row for host in self._fleet.standbys for row in self._rows_of(host, began)]
 
     def clusters(self) -> list[Cluster]:
-        """Return the clusters of the hosts that have answered the last round."""
-        answered = [host.name for host in self._fleet.standbys if host.name not in self._asked]
-        return [cluster for name in answered for cluster in self._clusters.get(name, [])]
+        """Return the clusters of the hosts that have answered."""
+        return [cluster for host in self._fleet.standbys for cluster in self._clusters.get(host.name, [])]
 
     def _rows_of(self, host: Host, began: float) -> list[Row]:
         """Return the rows of a host that was asked, at `began` or before."""
