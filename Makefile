@@ -141,7 +141,7 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 	@$(MAKE) ansible-cores
 	@$(MAKE) molecule SCENARIO="recovery_conf two_barmans rebuild rebuild_newest faults day_two day_two_recovery_conf patroni"
 	@$(MAKE) molecule SCENARIO=default DEBIAN=11
-	@$(MAKE) molecule SCENARIO="default patroni" DEBIAN=13
+	@$(MAKE) molecule SCENARIO="default rebuild patroni" DEBIAN=13
 	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 

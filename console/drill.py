@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple, Optional
 
-from . import status
+from . import nostream, patroni, status
 from .answers import parse_count
 from .hosts import Cluster, Host, Standby
+from .outage import Cut, outage
 from .partition import partition
 from .snapshot import MOST_PRINTED, Snapshot, psql, take_snapshot
 from .text import ConsoleError
@@ -242,7 +243,8 @@ class Drill:
         first = self._take_snapshot()
         began, self._began = time.time(), time.monotonic()
         self.sample()
-        with partition(self.cluster, self._primaries, self.limit, self.tell):
+        cut = self._cut(first.postgres["version"])
+        with outage(self.cluster, cut, self.limit, self.tell):
             with self._phase("streaming is interrupted"):
                 self._wait(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
             with self._phase("the primary writes on"):
@@ -268,6 +270,18 @@ class Drill:
             phases=self.phases,
             samples=self.samples,
         )
+
+    def _cut(self, server_version: str) -> Cut:
+        """Return how streaming is interrupted. Raises ConsoleError.
+
+        By Patroni itself, where it can: it needs no rule in the kernel.
+        """
+        if self.cluster.standby.patroni_file:
+            text = patroni.read_configuration(self.cluster)
+            scope, member = nostream.parse_identity(self.cluster.host.name, text)
+            if nostream.can_stop_streaming(member, patroni.versions(self.cluster, scope, member), server_version):
+                return nostream.nostream(self.cluster, text)
+        return partition(self.cluster, self._primaries)
 
     def _has_streamed(self, goal: int) -> bool:
         """Return whether the connection that was cut has carried what was replayed."""

@@ -60,6 +60,19 @@ def _patronictl(cluster: Cluster, *words: str) -> str:
     )
 
 
+def read_configuration(cluster: Cluster) -> str:
+    """Return the member's configuration file. Raises ConsoleError."""
+    return cluster.host.run("cat", "--", cluster.standby.patroni_file, user=cluster.standby.postgres_user)
+
+
+def versions(cluster: Cluster, scope: str, member: str) -> str:
+    """Return what patronictl says of the versions that run on a member.
+
+    Raises ConsoleError.
+    """
+    return _patronictl(cluster, "version", scope, member)
+
+
 def parse_members(host: str, output: str) -> Members:
     """Return the members in the output of patronictl list -f json.
 

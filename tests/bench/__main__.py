@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CalledProcessError
 
-from .contest import CONTESTS
+from .contests import CONTESTS
 from .field import Field, WrongResult
 from .report import Results, publish
 

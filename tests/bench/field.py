@@ -28,6 +28,9 @@ KINDS = {"plain": "none", "gzip": "gz", "zstd": "zst"}
 ABSENT = "0000000100000000000000FF"
 # -p of all who take part.
 JOBS = 8
+# Segments for Barman's own client: its rate is the same for each batch of JOBS, so it
+# need not fetch them all.
+STEADY = 2 * JOBS
 
 PGBACKREST_HOST = """
 [global]
@@ -305,8 +308,7 @@ class Standby:
         calls = self._server.finish()
         for name, status in zip(calls.names, calls.statuses, strict=True):
             if (status == 0) != (name != ABSENT):
-                log = self._server.log.read_text().splitlines()[-5:]
-                raise WrongResult("\n    ".join([f"status {status} for {name}: {calls.command}", *log]))
+                raise self._wrong(f"status {status} for {name}: {calls.command}")
         return calls
 
     def check(self, calls: Calls) -> None:
@@ -343,8 +345,12 @@ class Standby:
         seconds = self.call(command, names, replay)
         standby = self.settle()
         if command.startswith(str(self.field.fetcher)) and standby.orphans != 1:
-            raise WrongResult(f"{standby.orphans} prefetch processes for {len(names)} calls, not one: {command}")
+            raise self._wrong(f"{standby.orphans} processes outlived {len(names)} calls, not one: {command}")
         return Trial(seconds, standby.cpu, self.field.barman.cpu() - host)
+
+    def _wrong(self, what: str) -> WrongResult:
+        """Return it with the last lines of the server's log."""
+        return WrongResult("\n    ".join([what, *self._server.log.read_text().splitlines()[-5:]]))
 
     def settle(self) -> Leftovers:
         """Wait until nothing of the calls is left. Return what they have cost."""

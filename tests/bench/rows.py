@@ -37,6 +37,8 @@ LINK = "segments a second, {}, {}"
 NO_OPTION, NO_COMPRESSION, BY_GZIP, BY_ZSTD = "no option", "--compress none", "-z", "--compress zstd"
 LIMITED = "MB a second with --rate-limit 10M"
 LIMITED_WAIT = "the longest wait there, of the time of a segment"
+# Forms of compression with several streams in a file.
+STREAM_FORMS = ("gzip", "bzip2")
 STREAMS = "MB a second of CPU, out of several {} streams"
 CUSTOM = "segments a second, archive that only Barman can undo"
 MANY = f"segments a second, {STANDBYS} standbys"

@@ -1,4 +1,4 @@
-"""Test how a standby is cut off."""
+"""Test the rule that cuts a standby off."""
 
 import pytest
 
@@ -17,15 +17,13 @@ def test_partition_rules() -> None:
 @pytest.mark.parametrize("name", ["x/;1e id>/tmp/proof;#.localhost", "a b", "$(id)", "", "ä", "a\n"])
 def test_strange_name_of_a_primary(name: str) -> None:
     cluster = Cluster("chris", Answering({"": ""}), CHRIS)
-    with pytest.raises(NotUnderstood, match="chris: not understood: it streams from a host called"):  # noqa: SIM117
-        with partition.partition(cluster, [(name, 5432)], 30, print):
-            raise AssertionError
+    with pytest.raises(NotUnderstood, match="chris: not understood: it streams from a host called"):
+        partition.partition(cluster, [(name, 5432)])
     assert cluster.host.asked == [], "nothing was run"  # type: ignore[attr-defined]
 
 
 def test_strange_address_of_a_primary() -> None:
     host = Answering({"getent": '192.0.2.1 STREAM angus\n1}; add rule x "y" STREAM angus\n'})
-    with pytest.raises(NotUnderstood, match="not understood: getent ahosts angus"):  # noqa: SIM117
-        with partition.partition(Cluster("chris", host, CHRIS), [("angus", 5432)], 30, print):
-            raise AssertionError
+    with pytest.raises(NotUnderstood, match="not understood: getent ahosts angus"):
+        partition.partition(Cluster("chris", host, CHRIS), [("angus", 5432)])
     assert len(host.asked) == 1

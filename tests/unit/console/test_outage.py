@@ -1,0 +1,89 @@
+"""Test that an outage is undone in every case."""
+
+from typing import Any
+
+import pytest
+
+from console.hosts import Cluster
+from console.outage import Cut, outage
+from console.text import ConsoleError
+from tests.support.console_standby import CHRIS, Answering
+
+CUT = Cut(check="check", make="make", undo="undo $1", words=("a $b",), text="the rule")
+
+
+class Failing(Answering):
+    """Answer all but the commands that a test names, some times."""
+
+    def __init__(self, **failures: int) -> None:
+        super().__init__({"": ""})
+        self.failures = failures
+
+    def run(self, *words: str, **options: Any) -> str:
+        answer = super().run(*words, **options)
+        for word in self.failures:
+            if self.failures[word] and any(word in each for each in words):
+                self.failures[word] -= 1
+                raise ConsoleError(f"chris: {word} failed")
+        return answer
+
+    def steps(self) -> list[str]:
+        """Return what was run, a word for each command."""
+        known = ("systemd-run", "systemctl stop", "check", "make", "undo")
+        return [next(word for word in known if word in asked) for asked in self.asked]
+
+
+def rehearse(host: Failing) -> list[str]:
+    """Return what was told while the standby was cut off."""
+    told: list[str] = []
+    with outage(Cluster("chris", host, CHRIS), CUT, 40, told.append):
+        host.asked.append("make: the outage")
+    return told
+
+
+def test_outage() -> None:
+    host = Failing()
+    assert rehearse(host) == []
+    assert host.steps() == ["check", "systemd-run", "make", "make", "undo", "systemctl stop"]
+
+
+def test_timer_gets_each_word_as_it_is() -> None:
+    """Escape what systemd would expand."""
+    host = Failing()
+    rehearse(host)
+    timer = host.asked[1]
+    assert "--on-active=40" in timer
+    assert timer.endswith("sh -c 'undo $$1' sh 'a $$b'")
+
+
+@pytest.mark.parametrize("word", ["check", "systemd-run"])
+def test_failure_before_the_outage(word: str) -> None:
+    """Undo nothing: another drill may be on its way."""
+    host = Failing(**{word: 1})
+    with pytest.raises(ConsoleError, match=f"{word} failed"):
+        rehearse(host)
+    assert host.steps()[-1] == word
+
+
+def test_outage_that_is_not_made() -> None:
+    """Leave the timer: the command may still reach the host."""
+    host = Failing(make=1)
+    with pytest.raises(ConsoleError, match="make failed"):
+        rehearse(host)
+    assert host.steps() == ["check", "systemd-run", "make", "undo"]
+
+
+def test_undo_is_tried_again() -> None:
+    # The first is the timer's.
+    host = Failing(**{"undo $1": 1})
+    told = rehearse(host)
+    assert [line for line in told if "attempt 1: chris: undo $1 failed" in line]
+    assert host.steps()[-3:] == ["undo", "undo", "systemctl stop"]
+
+
+def test_undo_that_never_succeeds() -> None:
+    host = Failing(**{"undo $1": 9})
+    told = rehearse(host)
+    assert len(told) == 4
+    assert told[-1] == "chris undoes it by itself, 40 seconds after the cut at the latest"
+    assert host.steps()[-1] == "undo"
