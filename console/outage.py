@@ -14,8 +14,10 @@ from .text import ConsoleError
 UNIT = "walbasin-drill"
 UNDO_ATTEMPTS = 3
 # What is undone by the timer is tried again until it succeeds.
-TIMER = ("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1s")
-TIMER += ("--property=Restart=on-failure", "--property=RestartSec=10s")
+TIMER = (
+    *("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1s"),
+    *("--property=Restart=on-failure", "--property=RestartSec=10s"),
+)
 REQUIRE_TIMER = f"""
 systemctl is-active --quiet {UNIT}.timer || {{
     echo "the timer that undoes the outage is not active any more" >&2
