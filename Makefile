@@ -76,8 +76,9 @@ lint-alerts:
 	@.cache/promtool check rules files/monitoring/alerts.yml >/dev/null
 	@.cache/promtool test rules tests/unit/alerts.yml >/dev/null
 
-# What users install is the tarball. ansible-test wants it outside of a git work tree. The tests that are skipped fetch
-# tools of their own from the internet; antsibull-changelog, ruff and yamllint look at the same.
+# What users install is the tarball. ansible-test wants it outside of a git work tree.
+# The tests that are skipped fetch tools of their own from the internet;
+# antsibull-changelog, ruff and yamllint look at the same.
 lint-collection:
 	@antsibull-docs lint-collection-docs --plugin-docs .
 	@antsibull-changelog lint
@@ -94,7 +95,8 @@ lint-collection:
 
 tools: .cache/promtool
 	@command -v shellcheck >/dev/null || { $(call apt,shellcheck); }
-# Prometheus's own judge of rules, without the server. From Debian 13 on it has a package of its own.
+# Prometheus's own judge of rules, without the server. From Debian 13 on it has a
+# package of its own.
 .cache/promtool:
 	@echo "fetching promtool"
 	@mkdir -p .cache/prometheus
@@ -145,8 +147,10 @@ test-all: packages versions ## all that make test does, and what takes longer: f
 	@pytest -m matrix $(SIDE_BY_SIDE)
 	@$(MAKE) test
 
-# The lab waits, linters and unit tests compute: one beside the other. The integration tests measure time, so they run alone,
-# and last, so that their summary is the last thing that is printed. The engine is there: the lab, which takes longest, begins at once, and comes first.
+# The lab waits, linters and unit tests compute: one beside the other. The integration
+# tests measure time, so they run alone, and last, so that their summary is the last
+# thing that is printed. The engine is there: the lab, which takes longest, begins at
+# once, and comes first.
 test: setup tools engine packages versions ## everything that has to pass
 	@$(MAKE) --jobs=3 --output-sync=line --old-file=engine NICE=nice molecule unit $(LINTERS)
 	@pytest tests/integration $(SIDE_BY_SIDE)
@@ -186,7 +190,7 @@ lab-%: setup engine versions
 demo: setup engine ## the story of two outages; KEEP=1 keeps the lab; PATRONI=1: of a cluster that leads itself
 	@KEEP=$(KEEP) PATRONI=$(PATRONI) molecule/shared/demo
 
-screenshots: packages ## draw the README's pictures of the console, in the lab
+screenshots: packages ## draw the pictures of the console in docs/, in the lab
 	@$(MAKE) molecule SCENARIO=screenshots
 
 destroy: ## remove the lab that KEEP=1 left behind; PATRONI=1: that one

@@ -18,7 +18,7 @@ from console import drill as drills
 from console import log, patroni, spool, table
 from console import report as reports
 from console import ways as ways_back
-from console.hosts import Fleet
+from console.hosts import Cluster, Fleet
 from console.ssh import CONNECT_LIMIT
 from console.status import UNASKED, Row, is_stuck
 from console.survey import Survey
@@ -28,7 +28,7 @@ from console.text import ConsoleError, printable
 INTERVAL = 2.0
 # Seconds after which `watch` goes on without a standby: a little more than it may take
 # to reach one.
-PATIENCE = CONNECT_LIMIT + 2.0
+WAIT_LIMIT = CONNECT_LIMIT + 2.0
 HELP = {
     "inventory": "FILE: Ansible's inventory, a file or a folder; may be repeated (default: as ansible.cfg says)",
     "known-hosts": "a file of host keys (default: as ssh and the inventory say)",
@@ -77,6 +77,7 @@ def status(
         clusters = patroni.survey(survey.clusters())
     if json:
         print(*map(_to_json, rows), sep="\n")
+        print(*(f"{each.cluster}: {each.problem}" for each in clusters if each.problem), sep="\n", file=sys.stderr)
     else:
         Console().print(table.table(rows), *([patroni.table(clusters)] if clusters else []))
         for row in filter(is_stuck, rows):
@@ -116,7 +117,7 @@ def watch(
     """Show the same, live, with a bar for each standby that catches up."""
     with _fleet(c, inventory, known_hosts, standby) as fleet, suppress(KeyboardInterrupt):
         starts: dict[str, int] = {}
-        with Survey(fleet, PATIENCE) as survey, Live(console=Console(), auto_refresh=False) as live:
+        with Survey(fleet, WAIT_LIMIT) as survey, Live(console=Console(), auto_refresh=False) as live:
             survey.rows()
             left = seconds or float("inf")
             while left > 0:
@@ -157,7 +158,7 @@ def drill(
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         cluster = fleet.cluster()
         rehearsal = drills.Drill(cluster, fleet.host(primary) if primary else None, limit, _tell)
-        reasons = rehearsal.refusals(2 if although_alone else fleet.count_peers(cluster))
+        reasons = rehearsal.refusals(2 if although_alone else _count_standbys(fleet, cluster, primary))
         if reasons:
             raise ConsoleError(f"no drill with {cluster.name}: {'; '.join(reasons)}")
         if not yes and not _agrees(f"Interrupt streaming to {cluster.name}, for {limit} seconds at most?"):
@@ -170,6 +171,13 @@ def drill(
     _print(
         f"{cluster.name} survives without its primary: it has replayed {evidence.marker}, from Barman. See {report}."
     )
+
+
+def _count_standbys(fleet: Fleet, cluster: Cluster, primary: str) -> int:
+    """Return how many standbys the cluster's primary has, as far as it is known."""
+    if cluster.standby.patroni_file:
+        return patroni.count_replicas(cluster)
+    return fleet.count_peers(cluster, primary)
 
 
 def _create(report: str) -> Path:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 from . import nostream, patroni, status
 from .answers import parse_count
 from .hosts import Cluster, Host, Standby
-from .outage import Cut, outage
+from .outage import Interruption, outage
 from .partition import partition
 from .snapshot import MOST_PRINTED, Snapshot, psql, take_snapshot
 from .text import ConsoleError
@@ -243,8 +243,8 @@ class Drill:
         first = self._take_snapshot()
         began, self._began = time.time(), time.monotonic()
         self.sample()
-        cut = self._cut(first.postgres["version"])
-        with outage(self.cluster, cut, self.limit, self.tell):
+        interruption = self._choose_interruption(first.postgres["version"])
+        with outage(self.cluster, interruption, self.limit, self.tell):
             with self._phase("streaming is interrupted"):
                 self._wait(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
             with self._phase("the primary writes on"):
@@ -271,15 +271,17 @@ class Drill:
             samples=self.samples,
         )
 
-    def _cut(self, server_version: str) -> Cut:
+    def _choose_interruption(self, server_version: str) -> Interruption:
         """Return how streaming is interrupted. Raises ConsoleError.
 
         By Patroni itself, where it can: it needs no rule in the kernel.
         """
         if self.cluster.standby.patroni_file:
             text = patroni.read_configuration(self.cluster)
-            scope, member = nostream.parse_identity(self.cluster.host.name, text)
-            if nostream.can_stop_streaming(member, patroni.versions(self.cluster, scope, member), server_version):
+            scope, member = patroni.find_identity(self.cluster.host.name, text)
+            versions = patroni.versions(self.cluster, scope, member)
+            dynamic = patroni.dynamic_configuration(self.cluster)
+            if nostream.can_stop_streaming(member, versions, server_version, dynamic):
                 return nostream.nostream(self.cluster, text)
         return partition(self.cluster, self._primaries)
 

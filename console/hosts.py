@@ -149,13 +149,14 @@ class Fleet:
         """Return the user that runs Barman on a host, as the role knows it."""
         return str(self._inventory.variables(name).get("standby_barman_user", "barman"))
 
-    def count_peers(self, cluster: Cluster) -> int:
+    def count_peers(self, cluster: Cluster, primary: str) -> int:
         """Return how many standbys the inventory has for the same server of Barman.
 
-        The cluster itself is one of them.
+        The cluster itself is one of them, its primary is none: it may be in the group,
+        so that it is ready for the other role.
         """
         barman_server = cluster.standby.barman_server
-        hosts = self._inventory.hosts("standbys")
+        hosts = [host for host in self._inventory.hosts("standbys") if host != primary]
         return sum(self._inventory.variables(host).get("standby_barman_server") == barman_server for host in hosts)
 
     def __enter__(self) -> "Fleet":

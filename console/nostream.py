@@ -10,47 +10,65 @@ from typing import Any
 import yaml
 
 from .hosts import Cluster
-from .outage import Cut
-from .text import NotUnderstood
+from .outage import Interruption
+from .patroni import parse_configuration
 
 # The first Patroni that knows the tag, and the first PostgreSQL that ends streaming
 # without a restart.
 PATRONI = (3, 3)
 POSTGRES = 13
+# $1 is Patroni's file, $2 its user, $3 how many bytes the other configuration has.
 CHECK = """
-realpath -e -- "$1" >/dev/null || exit
-command -v findmnt mount umount runuser >/dev/null || { echo "util-linux, which mounts, is not installed" >&2; exit 1; }
-"""
-# patronictl ends with 0 also when the member has refused.
-RELOAD = """
-said=$(runuser -u "$2" -- env PATH="$3" LC_ALL=C.UTF-8 patronictl -c "$file" reload "$4" "$5" --force 2>&1)
-case $said in
-*"Reload request received"* | *"No changes to apply"*) exit 0 ;;
-*) printf '%s\\n' "patronictl reload: $said" >&2; exit 1 ;;
-esac
-"""
-MAKE = f"""
-file=$(realpath -e -- "$1") && copy=/run/walbasin-drill.yml || exit
-cp --attributes-only --preserve=all -- "$file" "$copy" && cat >"$copy" && mount --bind -- "$copy" "$file"
-status=$?
-rm -f -- "$copy"
-[ "$status" = 0 ] || exit 1
-{RELOAD}"""
-# Lazily: Patroni may read the file at this moment.
-UNDO = f"""
+for program in findmnt mount umount pgrep; do
+    command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 1; }
+done
 file=$(realpath -e -- "$1") || exit
-if findmnt --mountpoint "$file" >/dev/null; then umount --lazy -- "$file" || exit; fi
+if findmnt --mountpoint "$file" >/dev/null; then echo "$file is a mount already" >&2; exit 1; fi
+"""
+COPY = "/run/walbasin-drill.yml"
+# As POST /reload does, but also while the store of the cluster is away.
+RELOAD = """
+patroni=$(pgrep -u "$2" -f "patroni (-[^ ]* )*$1\\$") || patroni=
+[ -z "$patroni" ] || kill -HUP $patroni
+"""
+# Of a connection that breaks only a part may come.
+MAKE = f"""
+file=$(realpath -e -- "$1") || exit
+cp --attributes-only --preserve=all -- "$file" {COPY} && cat >{COPY} \\
+    && [ "$(wc -c <{COPY})" = "$3" ] && mount --bind -- {COPY} "$file"
+status=$?
+rm -f {COPY}
+[ "$status" = 0 ] || exit 1
+{RELOAD}
+[ -n "$patroni" ] || {{ echo "no patroni runs with $1" >&2; exit 1; }}
+"""
+# Lazily: Patroni may read the file at this moment. A Patroni that starts later reads
+# the file as it is.
+UNDO = f"""
+rm -f {COPY}
+file=$(realpath -e -- "$1") || exit
+case $(findmnt --noheadings --output SOURCE --mountpoint "$file") in
+*/walbasin-drill.yml*) umount --lazy -- "$file" || exit ;;
+esac
 {RELOAD}"""
 
 
-def can_stop_streaming(member: str, versions: str, server_version: str) -> bool:
-    """Return whether the member's Patroni and PostgreSQL can end streaming by the tag.
+def can_stop_streaming(member: str, versions: str, server_version: str, dynamic: dict[str, Any]) -> bool:
+    """Return whether the tag ends streaming, and nothing else, on this member.
 
-    versions: the output of patronictl version. server_version: PostgreSQL's.
+    versions: the output of patronictl version. server_version: PostgreSQL's. dynamic:
+    the dynamic configuration. A paused Patroni does not look at the tag. With permanent
+    logical slots it restarts PostgreSQL afterwards, to copy them.
 
-    >>> can_stop_streaming("chris", "chris: Patroni 4.0.7 PostgreSQL 17.6", "17.6")
+    >>> can_stop_streaming("chris", "chris: Patroni 4.0.7 PostgreSQL 17.6", "17.6", {})
     True
     """
+    slots = dynamic.get("slots") or {}
+    is_physical = isinstance(slots, dict) and all(
+        isinstance(slot, dict) and slot.get("type") == "physical" for slot in slots.values()
+    )
+    if dynamic.get("pause") or not is_physical:
+        return False
     patroni = re.search(rf"^{re.escape(member)}: Patroni (\d+)\.(\d+)", versions, re.MULTILINE)
     server = re.match(r"\d+", server_version)
     if not patroni or not server:
@@ -58,44 +76,20 @@ def can_stop_streaming(member: str, versions: str, server_version: str) -> bool:
     return (int(patroni[1]), int(patroni[2])) >= PATRONI and int(server[0]) >= POSTGRES
 
 
-def parse_identity(host: str, text: str) -> tuple[str, str]:
-    """Return scope and name of the member with this configuration.
-
-    Raises NotUnderstood.
-    """
-    settings = _load(host, text)
-    scope, name = settings.get("scope"), settings.get("name")
-    if not scope or not name:
-        raise NotUnderstood(host, "Patroni's configuration file has no scope, or no name")
-    return str(scope), str(name)
-
-
 def add_tag(host: str, text: str) -> str:
     """Return a configuration of Patroni with the tag.
 
     Raises NotUnderstood.
     """
-    settings = _load(host, text)
+    settings = parse_configuration(host, text)
     return yaml.safe_dump({**settings, "tags": {**(settings.get("tags") or {}), "nostream": True}})
 
 
-def _load(host: str, text: str) -> dict[str, Any]:
-    """Return what a configuration file has. No error shows its text: it has secrets."""
-    try:
-        settings = yaml.safe_load(text)
-    except (RecursionError, ValueError, yaml.YAMLError):
-        settings = None
-    if not isinstance(settings, dict) or not isinstance(settings.get("tags") or {}, dict):
-        raise NotUnderstood(host, "Patroni's configuration file")
-    return settings
-
-
-def nostream(cluster: Cluster, text: str) -> Cut:
+def nostream(cluster: Cluster, text: str) -> Interruption:
     """Return how Patroni is told to keep the member from streaming.
 
     text: its configuration. Raises NotUnderstood.
     """
-    standby = cluster.standby
-    scope, name = parse_identity(cluster.host.name, text)
-    words = (standby.patroni_file, standby.postgres_user, standby.patroni_path, scope, name)
-    return Cut(CHECK, MAKE, UNDO, words, add_tag(cluster.host.name, text))
+    changed = add_tag(cluster.host.name, text)
+    words = (cluster.standby.patroni_file, cluster.standby.postgres_user, str(len(changed.encode())))
+    return Interruption(check=CHECK, make=MAKE, undo=UNDO, words=words, text=changed)

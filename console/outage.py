@@ -4,6 +4,8 @@ Before anything is done, a timer of systemd is started on the standby that undoe
 that nobody has to be there. A reboot undoes it too.
 """
 
+import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,11 +15,23 @@ from .text import ConsoleError
 
 UNIT = "walbasin-drill"
 UNDO_ATTEMPTS = 3
-# What is undone by the timer is tried again until it succeeds.
-TIMER = (
-    *("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1s"),
-    *("--property=Restart=on-failure", "--property=RestartSec=10s"),
-)
+# Seconds between two of them.
+UNDO_PAUSE = 2
+# What undoes it lies in a file: systemd has a meaning of its own for $ and %. Only root
+# can write to the folder, and a reboot empties it.
+SCRIPT = "/run/walbasin-drill.sh"
+# What is undone by the timer is tried again until it succeeds. Another drill's file is
+# not overwritten: its timer has the name.
+START_TIMER = f"""
+if systemctl is-active --quiet {UNIT}.timer {UNIT}.service; then
+    echo "another drill is on its way here, or was: {UNIT}.timer undoes it" >&2
+    exit 1
+fi
+umask 077
+cat >{SCRIPT} || exit
+systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s \
+    --property=Restart=on-failure --property=RestartSec=10s sh {SCRIPT}
+"""
 REQUIRE_TIMER = f"""
 systemctl is-active --quiet {UNIT}.timer || {{
     echo "the timer that undoes the outage is not active any more" >&2
@@ -27,11 +41,12 @@ systemctl is-active --quiet {UNIT}.timer || {{
 STOP_TIMER = f"""
 systemctl stop {UNIT}.timer {UNIT}.service 2>/dev/null
 systemctl reset-failed {UNIT}.service 2>/dev/null
+rm -f {SCRIPT}
 exit 0
 """
 
 
-class Cut(NamedTuple):
+class Interruption(NamedTuple):
     """Say how a standby is kept from streaming, in scripts for root's shell there.
 
     check: fails where that is not possible. make: reads `text`. undo: succeeds when
@@ -46,48 +61,45 @@ class Cut(NamedTuple):
 
 
 @contextmanager
-def outage(cluster: Cluster, cut: Cut, limit: int, tell: Callable[[str], None]) -> Iterator[None]:
+def outage(cluster: Cluster, interruption: Interruption, limit: int, tell: Callable[[str], None]) -> Iterator[None]:
     """Keep a standby from streaming while the block lasts.
 
     limit: seconds that it lasts at most, whatever happens here. Raises ConsoleError.
     """
     host = cluster.host
-    host.run(*_call(cut.check, cut))
+    host.run(*_call(interruption.check, interruption))
     # Stay outside of the `try`: when another drill's timer has the name already, this
     # drill has nothing to undo.
-    host.run(*TIMER, f"--on-active={limit}", *map(_escaped, _call(cut.undo, cut)))
+    undo = f"set -- {shlex.join(interruption.words)}\n{interruption.undo}"
+    host.run("sh", "-c", START_TIMER, "sh", str(limit), stdin=undo)
     is_made = False
     try:
-        host.run(*_call(REQUIRE_TIMER + cut.make, cut), stdin=cut.text)
+        host.run(*_call(REQUIRE_TIMER + interruption.make, interruption), stdin=interruption.text)
         is_made = True
         yield
     finally:
-        if not _is_undone(cluster, cut, is_made, tell):
-            tell(f"{cluster.name} undoes it by itself, {limit} seconds after the cut at the latest")
+        if not _is_undone(cluster, interruption, is_made, tell):
+            tell(f"{cluster.name} undoes it by itself, {limit} seconds after it began at the latest")
 
 
-def _call(script: str, cut: Cut) -> tuple[str, ...]:
-    return ("sh", "-c", script, "sh", *cut.words)
+def _call(script: str, interruption: Interruption) -> tuple[str, ...]:
+    return ("sh", "-c", script, "sh", *interruption.words)
 
 
-def _escaped(word: str) -> str:
-    """Return a word that systemd hands on as it is: it expands variables itself."""
-    return word.replace("$", "$$")
-
-
-def _is_undone(cluster: Cluster, cut: Cut, is_made: bool, tell: Callable[[str], None]) -> bool:
+def _is_undone(cluster: Cluster, interruption: Interruption, is_made: bool, tell: Callable[[str], None]) -> bool:
     """Undo it, and return whether nothing is left of it.
 
-    The timer is stopped last. It is left running where the cut may still be on its way
+    The timer is stopped last. It is left running where the call may still be on its way
     to the host. Errors are told, not raised: another may be on its way already.
     """
     for attempt in range(UNDO_ATTEMPTS):
         try:
-            cluster.host.run(*_call(cut.undo, cut))
+            cluster.host.run(*_call(interruption.undo, interruption))
             if is_made:
                 cluster.host.run("sh", "-c", STOP_TIMER)
             return True
         except ConsoleError as error:
             cluster.host.close()
             tell(f"cannot give streaming back, attempt {attempt + 1}: {error}")
+            time.sleep(UNDO_PAUSE)
     return False

@@ -4,7 +4,7 @@ import ipaddress
 import re
 
 from .hosts import Cluster, Host
-from .outage import Cut
+from .outage import Interruption
 from .text import ConsoleError, NotUnderstood
 
 TABLE = "inet walbasin_drill"
@@ -31,7 +31,7 @@ def rules(addresses: list[tuple[str, int]], user: str) -> str:
     return f"table {TABLE} {{\nchain output {{\ntype filter hook output priority 0;\n{rejections}\n}}\n}}\n"
 
 
-def partition(cluster: Cluster, primaries: list[tuple[str, int]]) -> Cut:
+def partition(cluster: Cluster, primaries: list[tuple[str, int]]) -> Interruption:
     """Return how the standby's connections to its primaries are refused.
 
     primaries: host name and port of each server that it may stream from.
@@ -40,7 +40,7 @@ def partition(cluster: Cluster, primaries: list[tuple[str, int]]) -> Cut:
     found = {(address, port) for name, port in primaries for address in _addresses(cluster.host, name)}
     if not found:
         raise ConsoleError(f"{cluster.name}: no address is known of {', '.join(name for name, _ in primaries)}")
-    return Cut(CHECK, MAKE, UNDO, text=rules(sorted(found), cluster.standby.postgres_user))
+    return Interruption(check=CHECK, make=MAKE, undo=UNDO, text=rules(sorted(found), cluster.standby.postgres_user))
 
 
 def _addresses(host: Host, name: str) -> set[str]:

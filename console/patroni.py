@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,10 +15,15 @@ from .text import ConsoleError, NotUnderstood, printable
 
 # Seconds that patronictl may take.
 LIMIT = 30
+# Clusters that are asked at once.
+MOST_ASKED = 16
 # The columns of the table.
 COLUMNS = ("member", "role", "state", "timeline", "lag in MiB")
 # Under which names patronictl tells the lag. From 4.1 on there are two.
 LAGS = ("Lag in MB", "Replay Lag")
+# The roles of those that lead, and the states of those that run.
+LEADERS = ("Leader", "Standby Leader")
+RUNNING = ("running", "streaming", "in archive recovery")
 
 
 class Members(NamedTuple):
@@ -34,12 +40,22 @@ class Members(NamedTuple):
 
 def survey(clusters: Iterable[Cluster]) -> list[Members]:
     """Ask one member of each Patroni cluster; the next one where it does not answer."""
-    found: dict[str, Members] = {}
+    members: dict[str, list[Cluster]] = {}
     for cluster in clusters:
-        server = cluster.standby.barman_server
-        if cluster.standby.patroni_file and not found.get(server, Members("", ())).rows:
-            found[server] = _ask(cluster)
-    return list(found.values())
+        if cluster.standby.patroni_file:
+            members.setdefault(cluster.standby.barman_server, []).append(cluster)
+    with ThreadPoolExecutor(MOST_ASKED) as pool:
+        return list(pool.map(_ask_one_of, members.values()))
+
+
+def _ask_one_of(members: Sequence[Cluster]) -> Members:
+    """Return what the first member says that answers, or the last error."""
+    found = Members("", ())
+    for member in members:
+        found = _ask(member)
+        if found.rows:
+            break
+    return found
 
 
 def _ask(cluster: Cluster) -> Members:
@@ -65,12 +81,46 @@ def read_configuration(cluster: Cluster) -> str:
     return cluster.host.run("cat", "--", cluster.standby.patroni_file, user=cluster.standby.postgres_user)
 
 
+def parse_configuration(host: str, text: str) -> dict[str, Any]:
+    """Return what a configuration file has. No error shows its text: it has secrets.
+
+    Raises NotUnderstood.
+    """
+    try:
+        settings = yaml.safe_load(text)
+    except (RecursionError, ValueError, yaml.YAMLError):
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("tags") or {}, dict):
+        raise NotUnderstood(host, "Patroni's configuration file")
+    return settings
+
+
+def find_identity(host: str, text: str) -> tuple[str, str]:
+    """Return scope and name of the member with this configuration; "" for neither.
+
+    They may be in its environment instead. Raises NotUnderstood.
+    """
+    settings = parse_configuration(host, text)
+    return str(settings.get("scope") or ""), str(settings.get("name") or "")
+
+
 def versions(cluster: Cluster, scope: str, member: str) -> str:
     """Return what patronictl says of the versions that run on a member.
 
     Raises ConsoleError.
     """
     return _patronictl(cluster, "version", scope, member)
+
+
+def dynamic_configuration(cluster: Cluster) -> dict[str, Any]:
+    """Return the dynamic configuration of a member's cluster. Raises ConsoleError."""
+    return parse_dynamic(cluster.host.name, _patronictl(cluster, "show-config"))
+
+
+def count_replicas(cluster: Cluster) -> int:
+    """Return how many replicas run in a member's cluster. Raises ConsoleError."""
+    members = parse_members(cluster.host.name, _patronictl(cluster, "list", "-f", "json"))
+    return sum(row[1] not in LEADERS and row[2] in RUNNING for row in members.rows)
 
 
 def parse_members(host: str, output: str) -> Members:
@@ -92,15 +142,29 @@ def _row(member: dict[str, Any]) -> tuple[str, ...]:
     return (str(member["Member"]), str(member["Role"]), str(member["State"]), str(member.get("TL", "")), lag)
 
 
+def parse_dynamic(host: str, output: str) -> dict[str, Any]:
+    """Return the dynamic configuration in the output of patronictl show-config.
+
+    Raises NotUnderstood.
+    """
+    try:
+        dynamic = yaml.safe_load(output) or {}
+    except (RecursionError, ValueError, yaml.YAMLError):
+        dynamic = None
+    if not isinstance(dynamic, dict):
+        raise NotUnderstood(host, f"patronictl show-config answers {output[:200]}")
+    return dynamic
+
+
 def parse_command(host: str, output: str) -> str:
     """Return restore_command in the output of patronictl show-config.
 
     Raises NotUnderstood.
     """
+    settings = parse_dynamic(host, output).get("postgresql") or {}
     try:
-        settings = (yaml.safe_load(output) or {}).get("postgresql") or {}
         return str((settings.get("recovery_conf") or {}).get("restore_command") or "")
-    except (AttributeError, RecursionError, yaml.YAMLError) as error:
+    except AttributeError as error:
         raise NotUnderstood(host, f"patronictl show-config answers {output[:200]}") from error
 
 

@@ -38,7 +38,7 @@ class Throttle:
         self._changed = threading.Condition()
 
     @contextmanager
-    def place(self, name: str) -> Iterator[None]:
+    def acquire_slot(self, name: str) -> Iterator[None]:
         """Wait for a place among those who begin with the same thing, and hold it."""
         me = object()
         with self._changed:
@@ -65,10 +65,10 @@ class Survey:
     Leaving the block waits for nobody; the end of the fleet ends what is under way.
     """
 
-    def __init__(self, fleet: Fleet, patience: Optional[float] = None) -> None:
-        """patience: seconds to wait for a standby in a round; None: for all."""
+    def __init__(self, fleet: Fleet, wait_limit: Optional[float] = None) -> None:
+        """wait_limit: seconds to wait for a standby in a round; None: for all."""
         self._fleet = fleet
-        self._patience = patience
+        self._wait_limit = wait_limit
         self._pool = ThreadPoolExecutor(MOST_ASKED)
         self._peeks = Throttle(MOST_PEEKING, PEEK_STARTS_IN)
         self._peek_interval = max(PEEK_INTERVAL, len(fleet.standbys) / PEEKS_A_SECOND)
@@ -90,7 +90,7 @@ class Survey:
         """Return a row for each standby, from its last snapshot and a new one.
 
         A standby that does not answer has a row too. It is asked again a while later,
-        and with `patience` nobody waits for it then.
+        and with `wait_limit` nobody waits for it then.
         """
         began = time.monotonic()
         for host in self._fleet.standbys:
@@ -98,9 +98,9 @@ class Survey:
             if is_due and host.name not in self._asked:
                 self._asked[host.name] = self._pool.submit(self._ask, host)
         expected = [
-            asked for name, asked in self._asked.items() if self._patience is None or name not in self._failed_at
+            asked for name, asked in self._asked.items() if self._wait_limit is None or name not in self._failed_at
         ]
-        wait(expected, self._patience)
+        wait(expected, self._wait_limit)
         return [row for host in self._fleet.standbys for row in self._rows_of(host, began)]
 
     def clusters(self) -> list[Cluster]:
@@ -134,7 +134,7 @@ class Survey:
     def _row_of(self, cluster: Cluster) -> Row:
         try:
             before = self._snapshots.get(cluster.name)
-            turn = self._peeks.place(cluster.standby.barman_host)
+            turn = self._peeks.acquire_slot(cluster.standby.barman_host)
             after = self._snapshots[cluster.name] = take_snapshot(cluster, before, turn, self._peek_interval)
             return row(cluster.name, cluster.standby, before or after, after)
         except ConsoleError as error:

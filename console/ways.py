@@ -1,18 +1,17 @@
 """Name the ways in which a standby can come back, the cheapest first."""
 
-import json
+import contextlib
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from .hosts import Cluster, Fleet, Host, Standby
+from . import patroni, role_script
+from .hosts import Cluster, Fleet, Standby
 from .snapshot import psql
-from .status import GAP, PRIMARY, RESTORING, UNASKED, Row
+from .status import ABANDONED, GAP, PRIMARY, RESTORING, UNASKED, Row
 from .table import size
 from .text import ConsoleError, NotUnderstood, duration
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "files"
-SCRIPTS = ROOT / "roles" / "standby" / "files"
 # The position of a standby of which nothing is known.
 NOWHERE: dict[str, Any] = {"timeline": 0, "lsn": 0, "history": []}
 # pg_rewind takes WAL from the archive from the first version on, and the place of the
@@ -29,8 +28,23 @@ SELECT found[1], found[2], found[3]
 FROM regexp_matches(pg_read_file('pg_wal/' || lpad(upper(to_hex(:timeline)), 8, '0') || '.history', 0, 65536, true),
                     '^(\d+)\t([0-9A-F]+)/([0-9A-F]+)', 'gn') AS found;
 """
-# Seconds that a script may take: Barman asks the primary, too.
-SCRIPT_LIMIT = 180
+# The first PostgreSQL that tells of a slot over a replication connection.
+SLOT_SINCE = 15
+# Asks the primary for the standby's slot, with the standby's own connection, whose
+# password is in no argument. Prints nothing where it has none.
+ASK_SLOT = rf"""
+SELECT current_setting('server_version_num')::int / 10000 >= {SLOT_SINCE}
+  AND current_setting('primary_slot_name') <> '' AS has_slot, current_setting('primary_slot_name') AS slot,
+  current_setting('primary_conninfo') || ' replication=true connect_timeout=10' AS primary \gset
+\if :has_slot
+SELECT :'slot';
+\c -reuse-previous=off :primary
+READ_REPLICATION_SLOT :slot;
+\endif
+"""
+ASK_CONNINFO = "SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'"
+# Bytes of WAL a second that are replayed where no rate was measured.
+USUAL_REPLAY_RATE = 32 << 20
 STUCK = "cannot come back by itself"
 
 
@@ -38,7 +52,9 @@ class Facts(NamedTuple):
     """Hold what is known of a standby, its primary, and Barman.
 
     Positions and sizes are bytes, rates bytes a second; None: not known. behind: what
-    it has to replay from the archive. gap, error: a sentence each, or empty. timeline,
+    it has to replay from the archive. gap, slot, error: a sentence each, or empty: what
+    the archive, the primary's slot or the standby lacks. primary: host and port, in
+    words for libpq. member: scope and name in Patroni. timeline,
     primary_timeline, version: 0 where they are not known. diverged_at: a position, or
     0. written: what both have written since. backup_error: why there is no backup to be
     restored.
@@ -48,7 +64,10 @@ class Facts(NamedTuple):
     behind: Optional[int] = None
     replay_rate: Optional[float] = None
     gap: str = ""
+    slot: str = ""
     error: str = ""
+    primary: str = "host=PRIMARY"
+    member: str = "CLUSTER MEMBER"
     timeline: int = 0
     primary_timeline: int = 0
     diverged_at: int = 0
@@ -83,7 +102,7 @@ def why_stuck(facts: Facts) -> str:
             f"it has left the primary's history at {lsn} (it is on timeline {facts.timeline}, the primary on "
             f"timeline {facts.primary_timeline})"
         )
-    return facts.gap
+    return facts.gap or facts.slot
 
 
 def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
@@ -91,8 +110,11 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
     is_primary = facts.role == PRIMARY and not facts.diverged_at
     never = "it is the primary, as far as Barman can tell" if is_primary else ""
     patroni = f"patronictl -c {standby.patroni_file}" if standby.patroni_file else ""
-    wal_seconds = _seconds(facts.wal_since_backup, facts.replay_rate)
+    wal_seconds = facts.wal_since_backup / (facts.replay_rate or USUAL_REPLAY_RATE)
     copy_seconds = _seconds(facts.backup_size, facts.backup_rate)
+    base_backup = (
+        f"pg_basebackup -D {standby.data_directory} -d '{facts.primary} user=REPLICATION' --write-recovery-conf"
+    )
     return [
         Way(
             name="wait",
@@ -107,14 +129,14 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
             source="the primary and Barman, at most",
             bytes=facts.written,
             seconds=_seconds(facts.written, facts.backup_rate),
-            command=_rewind_command(facts.version, standby.data_directory),
+            command=_rewind_command(facts, standby.data_directory),
             obstacle=never or _why_not_rewind(facts, patroni),
         ),
         Way(
             name="rebuild",
             source="Barman",
             bytes=facts.backup_size + facts.wal_since_backup,
-            seconds=None if copy_seconds is None else copy_seconds + (wal_seconds or 0),
+            seconds=None if copy_seconds is None else copy_seconds + wal_seconds,
             command=f"ansible-playbook walbasin.barman.rebuild -e rebuild_standby={name}",
             obstacle=never or ("Patroni manages it" if patroni else facts.backup_error),
         ),
@@ -123,23 +145,23 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
             source="the primary",
             bytes=facts.backup_size or None,
             seconds=copy_seconds,
-            command=f"{patroni} reinit CLUSTER MEMBER"
-            if patroni
-            else f"pg_basebackup -D {standby.data_directory} -d 'host=PRIMARY user=REPLICATION' --write-recovery-conf",
+            command=f"{patroni} reinit {facts.member}" if patroni else base_backup,
             obstacle=never or ("" if facts.primary_timeline or patroni else "Barman does not reach the primary"),
         ),
     ]
 
 
-def _rewind_command(version: int, data_directory: str) -> str:
+def _rewind_command(facts: Facts, data_directory: str) -> str:
     """Return how to rewind a stopped server, which needs superuser rights there.
 
     Debian's configuration is not in the data directory, and names restore_command.
     """
+    version = facts.version
     debian = f"/etc/postgresql/{version}/{Path(data_directory).name}/postgresql.conf"
     is_debian = data_directory.startswith(f"/var/lib/postgresql/{version}/")
     config = f" --config-file={debian}" if is_debian and version >= CONFIG_FILE_SINCE else ""
-    return f"pg_rewind -D {data_directory}{config} --restore-target-wal --source-server='host=PRIMARY user=postgres'"
+    source = f"--source-server='{facts.primary} user=postgres'"
+    return f"pg_rewind -D {data_directory}{config} --restore-target-wal {source}"
 
 
 def _why_not_rewind(facts: Facts, patroni: str) -> str:
@@ -189,7 +211,8 @@ def facts_of(row: Row, position: dict[str, Any], found: dict[str, Any]) -> Facts
     not understood.
     """
     is_unasked = row.role in UNASKED
-    gap = next((each for each in row.problems if each.startswith(GAP)), "")
+    begins = (GAP, ABANDONED) if row.role == RESTORING else GAP
+    gap = next((each for each in row.problems if each.startswith(begins)), "")
     known = Facts(
         role=row.role,
         behind=row.lag_bytes,
@@ -220,13 +243,13 @@ def find_position(cluster: Cluster) -> dict[str, Any]:
 
     Raises ConsoleError.
     """
-    said = psql(cluster, POSITION).splitlines()
+    output = psql(cluster, POSITION).splitlines()
     try:
-        timeline, lsn, *history = (line.split("|") for line in said)
+        timeline, lsn, *history = (line.split("|") for line in output)
         left = [(int(parent), int(high, 16) << 32 | int(low, 16)) for parent, high, low in history]
         return {"timeline": int(timeline[0]), "lsn": int(lsn[0]), "history": left}
     except (ValueError, IndexError) as error:
-        raise NotUnderstood(cluster.host.name, f"PostgreSQL says of its position {said}") from error
+        raise NotUnderstood(cluster.host.name, f"PostgreSQL says of its position {output}") from error
 
 
 def find_stopped_position(cluster: Cluster) -> dict[str, Any]:
@@ -236,31 +259,12 @@ def find_stopped_position(cluster: Cluster) -> dict[str, Any]:
     """
     data = cluster.standby.data_directory
     asked = {"data": data, "container": f"{data}.rebuild", "settings": [], "tablespaces": []}
-    found = _run_script(cluster.host, cluster.standby.postgres_user, "examine_data", asked)
+    found = role_script.run(cluster.host, cluster.standby.postgres_user, "examine_data", asked)
     try:
         left = [(int(parent), int(lsn)) for parent, lsn in found["history"]]
         return {"timeline": int(found["timeline"]), "lsn": int(found["lsn"]), "history": left}
     except (KeyError, TypeError, ValueError) as error:
         raise NotUnderstood(cluster.host.name, f"of {data} it says {str(found)[:200]}") from error
-
-
-def _run_script(host: Host, user: str, script: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what a script of the role answers that examines a host.
-
-    Raises ConsoleError.
-    """
-    files = {str(path.relative_to(PACKAGE)): path.read_text() for path in (PACKAGE / "walbasin").rglob("*.py")}
-    files[f"{script}.py"] = (SCRIPTS / f"{script}.py").read_text()
-    loader = (SCRIPTS / "run_with_package.py").read_text()
-    command = ["python3", "-IS", "-c", loader, script, json.dumps(asked)]
-    output = host.run(*command, user=user, limit=SCRIPT_LIMIT, stdin=json.dumps(files))
-    try:
-        found = json.loads(output)
-    except (ValueError, RecursionError) as error:
-        raise NotUnderstood(host.name, f"{script} answers {output[:200]}") from error
-    if not isinstance(found, dict):
-        raise NotUnderstood(host.name, f"{script} answers {output[:200]}")
-    return found
 
 
 def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict[str, Any]:
@@ -273,12 +277,60 @@ def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict
     found: dict[str, Any] = {}
     for name in standby.barman_hosts:
         try:
-            found = _run_script(fleet.host(name), fleet.barman_user(name), "examine_backup", asked)
+            found = role_script.run(fleet.host(name), fleet.barman_user(name), "examine_backup", asked)
         except ConsoleError as error:
             found = {"error": str(error)}
         if "error" not in found:
             break
     return found
+
+
+def parse_slot(printed: str) -> str:
+    """Return what is wrong with the standby's slot, from the output of ASK_SLOT, or "".
+
+    >>> parse_slot("chris\\nphysical|0/3000000|1\\n"), parse_slot("")
+    ('', '')
+    """
+    name, _, answer = printed.strip().partition("\n")
+    kind, _, rest = answer.partition("|")
+    if not name or not answer:
+        return ""
+    if not kind:
+        return (
+            f"the primary has no slot {name}, so it can restore, but never stream: run "
+            f"SELECT pg_create_physical_replication_slot('{name}') there"
+        )
+    if rest.startswith("|"):
+        return f"the primary keeps no WAL for its slot {name} (lost, or never used): drop it there and create it again"
+    return ""
+
+
+def parse_primary(conninfo: str) -> str:
+    """Return host and port in a conninfo, and nothing else: it may have a password.
+
+    >>> parse_primary("user=repl password='host=x' host=angus port=5433")
+    'host=angus port=5433'
+    """
+    without_quotes = re.sub(r"password\s*=\s*('(\\.|[^'\\])*'|\S*)", "", conninfo)
+    found = dict(re.findall(r"\b(host|port)\s*=\s*'?([A-Za-z0-9_.:,/-]+)", without_quotes))
+    words = [f"{name}={found[name]}" for name in ("host", "port") if name in found]
+    return " ".join(words) if "host" in found else "host=PRIMARY"
+
+
+def _look_around(cluster: Cluster, facts: Facts) -> Facts:
+    """Return the facts, with what else can be asked of the standby's host."""
+    if cluster.standby.patroni_file:
+        with contextlib.suppress(ConsoleError):
+            text = patroni.read_configuration(cluster)
+            scope, name = patroni.find_identity(cluster.host.name, text)
+            facts = facts._replace(member=f"{scope or 'CLUSTER'} {name or 'MEMBER'}")
+    if facts.role not in UNASKED:
+        with contextlib.suppress(ConsoleError):
+            facts = facts._replace(primary=parse_primary(psql(cluster, ASK_CONNINFO)))
+    if facts.role == RESTORING:
+        with contextlib.suppress(ConsoleError):
+            facts = facts._replace(slot=parse_slot(psql(cluster, ASK_SLOT)))
+    return facts
 
 
 def _position_of(cluster: Cluster, row: Row) -> dict[str, Any]:
@@ -303,4 +355,5 @@ def lines_of(fleet: Fleet, cluster: Optional[Cluster], row: Row) -> list[str]:
     except (KeyError, TypeError, ValueError) as error:
         answer = NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})")
         facts = facts_of(row, position, {"error": str(answer)})
+    facts = _look_around(cluster, facts)
     return describe(cluster.name, facts, find_ways(facts, cluster.host.name, cluster.standby))

@@ -82,13 +82,13 @@ def judge_absence(name: str, mode: str, evidence: Evidence) -> Tuple[str, str]:
 class HostAnswer(NamedTuple):
     """Hold what one of several Barman hosts has said of a file.
 
-    said: DELIVERED, ABSENT, INVALID, UNKNOWN, or SKIPPED. detail: the cause in words.
-    copied: the Barman host whose archive it is known to copy; empty when it is
+    outcome: DELIVERED, ABSENT, INVALID, UNKNOWN, or SKIPPED. detail: the cause in
+    words. copied: the Barman host whose archive it is known to copy; empty when it is
     not known whose, None when it is nobody's.
     """
 
     host: str
-    said: str
+    outcome: str
     detail: str = ""
     copied: Optional[str] = None
 
@@ -105,7 +105,7 @@ def must_be_heard(answers: Sequence[HostAnswer]) -> Sequence[HostAnswer]:
     said no, the copy need not be heard. The reverse never holds, nor does it hold for
     the copy of a host that is none of these.
     """
-    without = [answer.host for answer in answers if answer.said == ABSENT and not answer.is_passive]
+    without = [answer.host for answer in answers if answer.outcome == ABSENT and not answer.is_passive]
     return [
         answer
         for answer in answers
@@ -125,12 +125,12 @@ def judge_answers(answers: Sequence[HostAnswer]) -> Tuple[str, str]:
     >>> judge_answers([HostAnswer("a", ABSENT), HostAnswer("b", UNKNOWN, "it is down")])
     ('unconfirmed', 'a has none, and b could not be asked: it is down')
     """
-    source = next((answer.host for answer in answers if answer.said == DELIVERED), "")
+    source = next((answer.host for answer in answers if answer.outcome == DELIVERED), "")
     if source:  # those behind it may have been asked too early
         answers = answers[: [answer.host for answer in answers].index(source)]
-    refused = [answer for answer in answers if answer.said == INVALID]
+    refused = [answer for answer in answers if answer.outcome == INVALID]
     refusals = "; ".join(f"what came from {answer.host} was refused: {answer.detail}" for answer in refused)
-    without = [answer for answer in answers if answer.said == ABSENT]
+    without = [answer for answer in answers if answer.outcome == ABSENT]
     hosts_without = " and ".join(answer.host for answer in without) + (
         " has none" if len(without) == 1 else " have none"
     )
@@ -139,23 +139,23 @@ def judge_answers(answers: Sequence[HostAnswer]) -> Tuple[str, str]:
     if refused:
         return INVALID, f"{refusals}; {hosts_without}" if without else refusals
     needed = must_be_heard(answers)
-    unheard = [answer for answer in needed if answer.said != ABSENT]
+    unheard = [answer for answer in needed if answer.outcome != ABSENT]
     if not unheard:
         return ABSENT, ""
     causes = "; ".join(dict.fromkeys(answer.detail for answer in unheard if answer.detail))
     if not without:
-        is_skipped = all(answer.said == SKIPPED for answer in answers)
+        is_skipped = all(answer.outcome == SKIPPED for answer in answers)
         return SKIPPED if is_skipped else UNKNOWN, causes
     if all(answer.is_passive for answer in without):
         hosts_without += ", but only copies another Barman's archive, with a delay"
     text = f"{hosts_without}, and {' and '.join(answer.host for answer in unheard)} could not be asked: {causes}"
     first = next((answer for answer in answers if not answer.is_passive), unheard[0])
-    return UNCONFIRMED if first.said == ABSENT else UNHEARD, text
+    return UNCONFIRMED if first.outcome == ABSENT else UNHEARD, text
 
 
 def _describe_delivery(answers: Sequence[HostAnswer], source: str, refusals: str, hosts_without: str) -> str:
     """Return what is worth knowing of the hosts before the one that had a file."""
-    causes = "; ".join(answer.detail for answer in answers if answer.said == UNKNOWN)
+    causes = "; ".join(answer.detail for answer in answers if answer.outcome == UNKNOWN)
     texts = []
     if causes:
         texts.append(f"{causes}: the WAL comes from {source}")

@@ -185,7 +185,7 @@ TARGETS = [
 
 
 def table(results: Results) -> str:
-    """Markdown: a row a measurement, a column an entrant."""
+    """Return a Markdown table: a row a measurement, a column an entrant."""
     lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, values in results.rows.items():
         cells = [plain(statistics.median(values[each])) if each in values else "" for each in COLUMNS]
@@ -194,7 +194,7 @@ def table(results: Results) -> str:
 
 
 def targets(results: Results) -> str:
-    """Markdown: a row a target, of those that were measured."""
+    """Return a Markdown table: a row a target, of those that were measured."""
     lines = ["| ours | | measured | reached |", "|---|---|---|---|"]
     for target in TARGETS:
         try:
@@ -205,7 +205,7 @@ def targets(results: Results) -> str:
 
 
 def draw(results: Results, file: Path) -> None:
-    """The four rows that matter most."""
+    """Draw the four rows that matter most."""
     charts = [
         (PLAIN, "segments/s when replay costs nothing"),
         (WAIT, "ms that PostgreSQL waits for a segment,\nat 100 ms of replay each"),

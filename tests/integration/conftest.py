@@ -132,12 +132,12 @@ def _live(server: Server, home: Path, barman: BarmanHost) -> Primary:
     barman.run_barman("archive-wal", "angus")
     archived = sorted(path.name for path in (barman.home / "angus" / "wals").rglob("0*"))
     return Primary(
-        server,
-        Server(home / "base"),
-        int(server.control("Database system identifier")),
-        [name for name in archived if len(name) == 24],
-        ROWS_EACH * SEGMENTS,
-        ROWS_EACH * (SEGMENTS // 2),
+        server=server,
+        base=Server(home / "base"),
+        system_identifier=int(server.control("Database system identifier")),
+        segments=[name for name in archived if len(name) == 24],
+        rows=ROWS_EACH * SEGMENTS,
+        rows_at_restore_point=ROWS_EACH * (SEGMENTS // 2),
     )
 
 

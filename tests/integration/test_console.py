@@ -220,7 +220,7 @@ def test_host_certificate(certified: Machine) -> None:
         echo(certified, certified.known_hosts("@cert-authority [127.0.0.1]:* {other_key}"))
 
 
-def test_inventory_never_trusts_unknown_key(machine: Machine) -> None:
+def test_unknown_host_key_and_inventory(machine: Machine) -> None:
     arguments = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     with pytest.raises(HostKeyUnknown, match="not known"):
         echo(machine, None, ansible_ssh_common_args=arguments)
@@ -365,7 +365,7 @@ def test_status_of_unknown_host(machine: Machine) -> None:
     assert "down" not in done.stdout
 
 
-def test_killed_console_leaves_no_connection(machine: Machine) -> None:
+def test_connections_after_console_kill(machine: Machine) -> None:
     environment = {**os.environ, "PATH": f"{VENV}:{os.environ['PATH']}", "TMPDIR": str(machine.folder)}
     words = ["--search-root", ROOT, "watch", *access(machine)]
     console = subprocess.Popen(["fab", *words], env=environment, stdout=subprocess.DEVNULL, cwd=machine.folder)
@@ -410,7 +410,7 @@ def fleet_inventory(machine: Machine, dark_port: int | None) -> Path:
 
 
 class Usage(NamedTuple):
-    """What a command has used at most: its processes, and KiB of its own memory."""
+    """Hold what a command used at most: its processes, and KiB of its own memory."""
 
     processes: int
     memory: int
@@ -528,7 +528,7 @@ def test_identity_that_is_no_key(machine: Machine) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_help_shows_value_of_inventory(machine: Machine) -> None:
+def test_inventory_value_in_help(machine: Machine) -> None:
     done = fab("--search-root", ROOT, "--help", "status", cwd=machine.folder)
     assert re.search(r"-i, --inventory +FILE: ", done.stdout)
 

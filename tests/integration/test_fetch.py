@@ -203,16 +203,16 @@ def test_link_to_checkout(workdir: Path) -> None:
 # --- Usage and destinations
 
 
-@pytest.mark.parametrize("trouble", ["not writable", "missing", "a folder"])
+@pytest.mark.parametrize("fault", ["not writable", "missing", "a folder"])
 @pytest.mark.parametrize(("signal_file", "status"), [("standby.signal", 4), ("recovery.signal", 200)])
 def test_destination_not_writable(
-    make_standby: Callable[..., Standby], angus: Primary, trouble: str, signal_file: str, status: int
+    make_standby: Callable[..., Standby], angus: Primary, fault: str, signal_file: str, status: int
 ) -> None:
     standby = make_standby(signal_file)
     pg_wal = standby.data / "pg_wal"
-    if trouble == "not writable":
+    if fault == "not writable":
         pg_wal.chmod(0o500)
-    elif trouble == "missing":
+    elif fault == "missing":
         pg_wal.rename(standby.data / "elsewhere")
     else:
         (pg_wal / "RECOVERYXLOG").mkdir()

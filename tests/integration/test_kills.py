@@ -62,7 +62,7 @@ def test_sweep_after_kill(chris: Standby, angus: Primary, wal: Callable[[str], b
     assert chris.delivered() == wal(angus.segments[4])
 
 
-def test_no_delivery_after_caller_killed(chris: Standby, angus: Primary) -> None:
+def test_no_delivery_after_shell_killed(chris: Standby, angus: Primary) -> None:
     """Leave the destination alone: PostgreSQL may have started the next call for it."""
     process = start_held_fetch(chris, angus.segments[4])
     os.kill(process.pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_no_delivery_after_caller_killed(chris: Standby, angus: Primary) -> None
     assert chris.pg_wal() == []
 
 
-def test_no_retry_after_caller_killed(recovering: Standby, angus: Primary) -> None:
+def test_no_retry_after_shell_killed(recovering: Standby, angus: Primary) -> None:
     process = recovering.start(angus.segments[4], "--retry", "3600", host="refused")
     time.sleep(1)
     os.kill(process.pid, signal.SIGKILL)

@@ -93,10 +93,10 @@ def test_end_with_killed_server(served: Standby, angus: Primary) -> None:
     wait_until(lambda: not served.prefetch_processes(), "its end", LONG_BEFORE_IDLE)
 
 
-def test_process_survives_call(
+def test_process_after_call(
     chris: Standby, fake_server: FakeServer, restore_command: Callable[..., str], angus: Primary
 ) -> None:
-    """What a call leaves behind must not take the end of that call for the server's."""
+    """Do not take the end of a call for the server's."""
     command = restore_command("-p", "2")
     assert fake_server.call(command, angus.segments[2:3]).statuses == [0]
     before = chris.prefetch_process_ids()
@@ -105,10 +105,10 @@ def test_process_survives_call(
     assert chris.prefetch_process_ids() == before
 
 
-def test_process_ends_with_startup_process(
+def test_process_end_with_startup_process(
     chris: Standby, fake_server: FakeServer, restore_command: Callable[..., str], angus: Primary
 ) -> None:
-    """When a server stops, its postmaster waits for all others, and goes last."""
+    """End before the postmaster, which waits for all others when its server stops."""
     assert fake_server.call(restore_command("-p", "3"), angus.segments[2:3]).statuses == [0]
     assert chris.prefetch_processes()
     startup_process = fake_server.startup_process()

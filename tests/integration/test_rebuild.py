@@ -31,14 +31,18 @@ def test_standby_from_backup(
     assert found["verb"] == "restore"
     rebuild.step("keep")
     rebuild.restore()
-    note = rebuild.step("place")
+    note = rebuild.step("place", "20261129T001817")
     assert "hba_file" not in note
     left = {path.name for path in rebuild.data.iterdir()}
     assert not {each for each in left if each.endswith(".origin") or each.startswith((".barman", "backup_manifest"))}
     assert "restore_command" not in (rebuild.data / "postgresql.auto.conf").read_text()
     assert "archive_command = false" not in (rebuild.data / "postgresql.conf").read_text()
     assert "standby.signal" in left
+    # What the next run finds, should this one be killed here.
+    asked = {"container": str(rebuild.container), "settings": [], "tablespaces": []}
+    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "20261129T001817"
     rebuild.step("tidy")
+    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == ""
     assert not rebuild.container.exists()
 
     chris = Server(rebuild.data)
@@ -67,7 +71,7 @@ def test_delta_after_interruption(rebuild: Rebuild) -> None:
     assert (rebuild.data / "PG_VERSION").exists()
     rebuild.restore("--delta-restore")
     assert (rebuild.new / "base" / "1" / "1255").stat().st_size > 4
-    note = rebuild.step("place")
+    note = rebuild.step("place", "20261129T001817")
     assert "the old data directory is kept in" in note
     assert (rebuild.data / "postgresql.conf").read_text() == "port = 1\n"
     assert len(list(rebuild.container.glob("old-*/PG_VERSION"))) == 1

@@ -35,7 +35,7 @@ def test_standby_and_promotion(
     wait_until(lambda: not processes([workdir]), "the end of the prefetch process")
 
 
-def test_prefetch_process_ends_before_server(
+def test_prefetch_process_end_before_server(
     copy_of_base: Callable[..., Server], restore_command: Callable[..., str], angus: Primary, workdir: Path
 ) -> None:
     """End the prefetch process first: a service manager may wait for it."""

@@ -101,17 +101,17 @@ def test_spool_of_another_cluster(
     assert chris.fetch(angus.segments[5], ssh_config="unplugged").status == 0
 
 
-@pytest.mark.parametrize("trouble", ["a link", "open to others", "a file", "not writable", "of somebody else"])
-def test_unusable_spool(chris: Standby, angus: Primary, wal: Callable[[str], bytes], trouble: str) -> None:
-    if trouble == "a link":
+@pytest.mark.parametrize("fault", ["a link", "open to others", "a file", "not writable", "of somebody else"])
+def test_unusable_spool(chris: Standby, angus: Primary, wal: Callable[[str], bytes], fault: str) -> None:
+    if fault == "a link":
         (chris.folder / "elsewhere").mkdir(mode=0o700)
         chris.spool.symlink_to(give(chris.folder / "elsewhere"))
-    elif trouble == "open to others":
+    elif fault == "open to others":
         chris.spool.mkdir()
         give(chris.spool).chmod(0o777)
-    elif trouble == "a file":
+    elif fault == "a file":
         chris.spool.touch()
-    elif trouble == "not writable":
+    elif fault == "not writable":
         chris.spool.mkdir()
         give(chris.spool).chmod(0o500)
     else:

@@ -198,7 +198,7 @@ def succeeded(output: str) -> int:
 
 @pytest.mark.parametrize("answer", ["lies", pytest.param("nothing", marks=kin)])
 def test_lies_of_a_standby(hosts: Hosts, answer: str) -> None:
-    """Nothing that a standby prints becomes a line, and it gets none."""
+    """Make no line of what a standby prints, and give it none."""
     hosts.tool("ssh", LIAR if answer == "lies" else "#!/bin/sh\n")
     output = hosts.run()
     hosts.tool("ssh")
@@ -224,7 +224,7 @@ def test_address_on_the_barman_host(hosts: Hosts) -> None:
 @kin
 @pytest.mark.parametrize("managed", [True, False])
 def test_host_key_of_another_host(hosts: Hosts, managed: bool) -> None:
-    """A run that is refused leaves all settings as they were."""
+    """Leave all settings as they were after a run that is refused."""
     hosts.deploy()
     before = hosts.state()
     other = " ".join((hosts.barman.folder / "other_host_key.pub").read_text().split()[:2])
@@ -285,7 +285,7 @@ def test_line_for_those_who_manage_barman(hosts: Hosts) -> None:
 
 @kin
 def test_two_runs_at_once(hosts: Hosts) -> None:
-    """Each finds the line that works, whichever of them has written it."""
+    """Let each run find the line that works, whichever of them has written it."""
     hosts.authorized_keys.write_text("".join(f"{each}\n" for each in hosts.others))
     hosts.write()
     command = [VENV / "ansible-playbook", *hosts.words()]
@@ -329,7 +329,7 @@ def test_shell_of_barmans_user(hosts: Hosts, shell: str, words: str) -> None:
 
 
 def test_rotation(hosts: Hosts) -> None:
-    """The next key stands beside the present one, has its type, and takes its place."""
+    """Put the next key, of the same type, beside the present one, then in its place."""
     hosts.deploy()
     (former,) = hosts.lines()
     present = {"rc": 0, "stdout": f"{hosts.key_type()} AAAA"}
@@ -347,7 +347,7 @@ def test_rotation(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", pytest.param("file", marks=kin)])
 def test_linked_public_key(hosts: Hosts, kind: str) -> None:
-    """PostgreSQL's user does not have root write elsewhere."""
+    """Follow no link by which PostgreSQL's user would have root write elsewhere."""
     hosts.deploy()
     public = hosts.folder / f"home/.ssh/walbasin_{hosts.barman.servers[0]}.pub"
     target = hosts.folder / f"root's {kind}"
@@ -376,7 +376,7 @@ def addresses_of(hosts: Hosts) -> list[list[str]]:
 
 @kin
 def test_lines_on_two_hosts(pair: Hosts) -> None:
-    """One key serves for both; a host that refuses it leaves the other as it was."""
+    """Use one key for both; leave one host as it was when the other refuses it."""
     before = pair.state()
     out = {"barman2": pair.found("barman2", port="1")}
     output = pair.run(__standby_barmans={"barman": pair.found("barman"), **out})
@@ -396,7 +396,7 @@ def test_lines_on_two_hosts(pair: Hosts) -> None:
 
 
 def test_refusal_by_the_second_host(pair: Hosts) -> None:
-    """Addresses that one of two hosts takes are written on neither."""
+    """Write on neither host the addresses that only one of them takes."""
     succeeded(pair.run())
     before = pair.state()
     other = " ".join((pair.barmans[1].folder / "other_host_key.pub").read_text().split()[:2])
@@ -410,7 +410,7 @@ def test_refusal_by_the_second_host(pair: Hosts) -> None:
 
 @kin
 def test_own_and_foreign_host(pair: Hosts) -> None:
-    """The line is written out for those who manage the second host."""
+    """Write the line out for those who manage the second host."""
     said = {"barman2": {"standby_barman_managed": False}}
     output = pair.run(said=said)
     assert succeeded(output) > 0
@@ -427,7 +427,7 @@ def test_own_and_foreign_host(pair: Hosts) -> None:
 
 @kin
 def test_rotation_on_two_hosts(pair: Hosts) -> None:
-    """Both hosts take both keys before the old one goes from either."""
+    """Let both hosts take both keys before the old one goes from either."""
     succeeded(pair.run())
     former = [pair.lines(number) for number in range(2)]
     out = {"barman2": pair.found("barman2", port="1")}

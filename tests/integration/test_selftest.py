@@ -46,7 +46,7 @@ def test_selftest_newest_archived_segment(chris: Standby, angus: Primary, wal: C
 
 
 @pytest.mark.parametrize(
-    ("host", "server", "trouble", "cause"),
+    ("host", "server", "fault", "cause"),
     [
         ("refused", "angus", "", "Connection refused"),
         ("changed", "angus", "", "Host key verification failed"),
@@ -60,22 +60,22 @@ def test_selftest_newest_archived_segment(chris: Standby, angus: Primary, wal: C
     ],
 )
 def test_selftest_errors(
-    chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, server: str, trouble: str, cause: str
+    chris: Standby, angus: Primary, wal: Callable[[str], bytes], host: str, server: str, fault: str, cause: str
 ) -> None:
-    name = "0000000100000000000000F0" if trouble == "not archived" else angus.segments[5]
-    if trouble == "not archived":
+    name = "0000000100000000000000F0" if fault == "not archived" else angus.segments[5]
+    if fault == "not archived":
         (chris.data / "pg_wal" / name).write_bytes(
             wal_builder.build_segment(name, angus.system_identifier, SEGMENT_SIZE)
         )
-    elif trouble == "another cluster":
+    elif fault == "another cluster":
         control = chris.data / "global" / "pg_control"
         control.write_bytes(wal_builder.number(wal_builder.FOREIGN, 8) + bytes(8184))
-    elif trouble != "no segment":
+    elif fault != "no segment":
         (chris.data / "pg_wal" / name).write_bytes(wal(name))
-    if trouble == "spool":
+    if fault == "spool":
         chris.spool.touch()
     give(chris.data)
-    asked = name if trouble == "another cluster" else "test"
+    asked = name if fault == "another cluster" else "test"
     call = chris.fetch(asked, "-t", host=host, server=server, destination="pg_wal/test")
     assert call.status == 2
     assert cause in call.lines[-1]

@@ -328,7 +328,7 @@ def between(pair: Pair) -> Iterator[Network]:
     ],
 )
 @with_and_without_prefetch
-def test_preferred_host_fails(
+def test_preferred_host_failure(
     chris: Standby,
     pair: Pair,
     between: Network,
@@ -430,7 +430,7 @@ def test_return_to_preferred_host(chris: Standby, pair: Pair, angus: Primary, wa
     assert pair.fetch(chris, angus.segments[1]).status == 0
 
 
-def test_skipped_only_when_all_are(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
+def test_outage_of_all_hosts(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
     pair.put("barman2", angus.segments[4], wal(angus.segments[4]))
     for name in pair.hosts:
         pair.refuse(name)
@@ -559,7 +559,7 @@ def test_selftest(
 # --- Real servers
 
 
-def test_recovery_with_holes_in_both_archives(
+def test_gaps_in_both_archives(
     copy_of_base: Callable[..., Server],
     pair: Pair,
     angus: Primary,
@@ -609,7 +609,7 @@ def test_promotion_with_one_host_silent(
         assert time.monotonic() - started < 8, chris.log()[-3000:]
 
 
-def test_recovery_stopped_while_preferred_host_is_dead(
+def test_stopped_recovery_without_preferred_host(
     copy_of_base: Callable[..., Server],
     pair: Pair,
     angus: Primary,

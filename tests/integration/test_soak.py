@@ -130,7 +130,7 @@ def test_random_faults(
         command = restore_command("-p", "4", ssh_config=barman.reach_through(network.port))
         chris = copy_of_base("chris", "standby.signal", restore_command=command)
         chris.start()
-        faults = Faults(chance, chris, network, barman, workdir / "spool")
+        faults = Faults(chance=chance, chris=chris, network=network, barman=barman, spool=workdir / "spool")
         primary.program("pgbench", "-i", "-q", "-s", "2", "-h", "127.0.0.1", "-p", str(primary.port), "postgres")
         end = time.monotonic() + MINUTES * 60
         while time.monotonic() < end and segments < SEGMENTS:

@@ -100,7 +100,15 @@ def world(request: pytest.FixtureRequest, folder: Path, barman: BarmanHost, fetc
     primary = Server(home / "angus", bin)
     barman.add_server(name, port=primary.port)
     give(barman.home / name / "incoming")
-    made = World(version, name, home, primary, Server(home / "base", bin), barman, fetcher)
+    made = World(
+        version=version,
+        name=name,
+        folder=home,
+        primary=primary,
+        base=Server(home / "base", bin),
+        barman=barman,
+        fetcher=fetcher,
+    )
     primary.create(*([f"--wal-segsize={size}"] if version >= 11 else []))
     primary.configure(archive_mode="on", archive_command=barman.archive_command(name, home))
     primary.start()

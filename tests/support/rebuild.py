@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .barman_host import FILES, BarmanHost
+from console import role_script
+
+from .barman_host import BarmanHost
 from .processes import ME, PYTHON, VENV, give, run
 from .role_templar import ROLE
 
@@ -37,11 +39,10 @@ class Rebuild:
 
     def examine(self, script: str, **asked: Any) -> Any:
         """Return what one of the scripts finds that look at a host."""
-        files = {str(path.relative_to(FILES)): path.read_text() for path in (FILES / "walbasin").rglob("*.py")}
-        files[f"{script}.py"] = (SCRIPTS / f"{script}.py").read_text()
+        words, stdin = role_script.call(script, asked)
         ran = subprocess.run(
-            [PYTHON, "-IS", "-c", (SCRIPTS / "run_with_package.py").read_text(), script, json.dumps(asked)],
-            input=json.dumps(files),
+            [PYTHON, *words],
+            input=stdin,
             env={"PATH": f"{VENV}:/usr/bin:/bin"},
             capture_output=True,
             text=True,

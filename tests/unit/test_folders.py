@@ -44,6 +44,11 @@ def test_imports_downwards(folder: str) -> None:
     assert {name: parts for name, parts in found.items() if parts} == {}
 
 
+def test_imports_of_policy() -> None:
+    """Let policy import nothing but wal: the folders above wal import policy."""
+    assert imported(PACKAGE / "policy.py") <= {"wal"}
+
+
 @pytest.mark.parametrize("folder", BELOW)
 def test_package_docstring_alone(folder: str) -> None:
     (docstring,) = ast.parse((PACKAGE / folder / "__init__.py").read_text()).body

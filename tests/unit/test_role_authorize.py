@@ -185,7 +185,7 @@ def test_known_shapes(tmp_path: Path, shape: str) -> None:
 
 @pytest.mark.parametrize("odd", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
 def test_odd_characters_of_others(tmp_path: Path, odd: str) -> None:
-    """A part of somebody's comment does not become a line."""
+    """Make no line of a part of somebody's comment."""
     path = tmp_path / "authorized_keys"
     others = f"{OTHER}{odd}ssh-ed25519 {KEY[:-1]}E attacker\n"
     path.write_bytes(others.encode())
@@ -206,7 +206,7 @@ def test_lines_of_older_versions(tmp_path: Path, former: str, wanted: str) -> No
 
 
 def test_line_for_a_moment(tmp_path: Path) -> None:
-    """It stands before the others of its key, so that sshd takes it, and they stay."""
+    """Write it before the others of its key, so that sshd takes it, and keep them."""
     path = tmp_path / "authorized_keys"
     former = [OTHER, f"ssh-ed25519 {KEY} postgres@chris", line()]
     path.write_text("\n".join(former) + "\n", encoding="utf-8")
@@ -220,7 +220,7 @@ def test_line_for_a_moment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("comment", ["walbasin:chris2:angus", "walbasin:chris:berta", "walbasin:chris2:angus+next"])
 def test_key_of_another_standby(tmp_path: Path, comment: str) -> None:
-    """A standby cannot take the line of another away by saying that it has its key."""
+    """Take no line from a standby because another says that it has its key."""
     path = tmp_path / "authorized_keys"
     others = line().replace("walbasin:chris:angus", comment) + "\n"
     path.write_text(others, encoding="utf-8")
@@ -253,7 +253,7 @@ def test_gate_taken_away(tmp_path: Path) -> None:
 
 
 def test_lock_of_a_stranger(tmp_path: Path) -> None:
-    """Who holds the lock for ever keeps nobody for ever."""
+    """End the wait for a lock that somebody holds for ever."""
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:

@@ -164,7 +164,7 @@ def test_stale_modules_in_check_mode(tmp_path: Path) -> None:
 
 
 def test_stale_leftovers(tmp_path: Path) -> None:
-    """Nothing goes but what a killed run or a removed module has left."""
+    """Remove nothing but what a killed run or a removed module has left."""
     install(tmp_path)
     package = tmp_path / "lib/walbasin"
     (package / "a.py.new").write_text("A =", encoding="utf-8")
@@ -179,7 +179,7 @@ def test_stale_leftovers(tmp_path: Path) -> None:
 
 
 def test_stale_links(tmp_path: Path) -> None:
-    """A link in the folder goes; its target stays."""
+    """Remove a link in the folder, and keep its target."""
     install(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -192,7 +192,7 @@ def test_stale_links(tmp_path: Path) -> None:
 
 
 def test_foreign_modules(tmp_path: Path) -> None:
-    """Python looks into the folder first: what lies beside the package would be run."""
+    """Remove what lies beside the package: Python looks there first, and runs it."""
     install(tmp_path)
     lib = tmp_path / "lib"
     for name in ("argparse.py", "__pycache__/argparse.cpython-311.pyc", "json/__init__.py", "barman-wal-gate"):
@@ -248,7 +248,7 @@ def test_failed_upgrade(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_modules_of_the_role() -> None:
-    """The role installs every module, whatever folder it lies in."""
+    """Have the role install every module, whatever folder it lies in."""
     assert value_of("__standby_modules") == sorted(
         str(path.relative_to(ROOT / "files")) for path in (ROOT / "files/walbasin").rglob("*.py")
     )

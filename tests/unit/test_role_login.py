@@ -14,7 +14,15 @@ from tests.support.role_templar import ROLE, load_script
 
 check_login = load_script("check_login")
 
-LOGIN = check_login.Login("barman", "105", ["barman", "ssh-users"], "/var/lib/barman", "chris.lan", "10.0.0.3", "22")
+LOGIN = check_login.Login(
+    user="barman",
+    uid="105",
+    groups=["barman", "ssh-users"],
+    home="/var/lib/barman",
+    host="chris.lan",
+    address="10.0.0.3",
+    port="22",
+)
 # Some of what sshd -T prints where nobody has changed anything.
 DEFAULT = """port 22
 addressfamily any

@@ -249,7 +249,7 @@ def test_refusals(words: str, known: Dict[str, Any], is_wrong: bool) -> None:
     assert is_refused(words, known) is is_wrong
 
 
-def test_second_run_needs_no_permission() -> None:
+def test_permission_for_second_run() -> None:
     known = member(version="13")
     command = value_of("__standby_restore_command", **known)
     again = member({"postgresql": {"recovery_conf": {"restore_command": command}}}, version="13")
@@ -273,7 +273,7 @@ def host(name: str, cluster_name: str = "angus 15-main", command: str = SHELL_GU
     ],
 )
 def test_members_in_a_run(hosts: List[str], writes: bool, elsewhere: List[str]) -> None:
-    """One of a cluster writes; those that are not in the run are named."""
+    """Let one of a cluster write, and name those that are not in the run."""
     known = {f"{name}.lan": host(name) for name in ("angus", "bon", "chris")}
     known["plain.lan"] = {"inventory_hostname": "plain.lan"}
     known["other.lan"] = host("other", "berta 15-main")

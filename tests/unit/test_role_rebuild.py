@@ -28,6 +28,7 @@ def known(**changes: Any) -> Dict[str, Any]:
         "size": GIB,
         "is_begun": False,
         "begun": 0,
+        "placed": "",
         "free": 10 * GIB,
         "can_write": True,
         "has_conninfo": True,
@@ -49,7 +50,14 @@ def known(**changes: Any) -> Dict[str, Any]:
             "segment_size": SIZE,
             "tablespaces": {},
         },
-        "wal": {"newest": "000000010000000000000009", "bytes": 8 * SIZE, "missing": "", "later": "", "abandoned": 0},
+        "wal": {
+            "newest": "000000010000000000000009",
+            "bytes": 8 * SIZE,
+            "missing": "",
+            "later": "",
+            "abandoned": 0,
+            "behind": 16 * SIZE,
+        },
         "primary": {"timeline": 1, "lsn": 900},
         "verb": "recover",
         "can_delta": False,
@@ -75,6 +83,7 @@ def known(**changes: Any) -> Dict[str, Any]:
         "__standby_rebuild_source": source,
         "__standby_rebuild_programs": {"rc": 0},
         "__standby_rebuild_service": {"rc": 0},
+        "__standby_rebuild_patroni": {"stdout": "other /etc/patroni/14-main.yml"},
         "__standby_version": 15,
         "__standby_data": DATA,
         "__standby_unit": {"stdout": ""},
@@ -132,6 +141,14 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
             "data of its own behind 0/190, and rebuild_discard_old",
         ),
         ({"__standby_processes": {"stdout": "12 /usr/bin/python3 /usr/bin/patroni /etc/p.yml"}}, "patronictl reinit"),
+        # Its data directory is gone, and Patroni does not run.
+        (
+            {
+                "__standby_rebuild_patroni": {"stdout": "other /etc/x.yml\nown /etc/patroni/15-main.yml"},
+                "found__has_version": False,
+            },
+            "patronictl reinit",
+        ),
         ({"__standby_processes": {"stdout": "12 /usr/bin/stolon-keeper"}}, "stolon-keeper manages it"),
         ({"running": "standby", "__standby_server_answers": False}, "runs there and does not answer"),
         ({"__standby_rebuild_programs": {"rc": 127, "stdout": ""}}, "PostgreSQL 15 is not installed"),
@@ -151,6 +168,7 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
             "has a gap: 000000010000000000000005",
         ),
         ({"wal__missing": "000000010000000000000002"}, "with which the backup begins"),
+        ({"wal__behind": 16 * SIZE + 1}, "ends 256.00 MB before the primary .with 000000010000000000000009."),
         ({"wal__abandoned": 2}, "Remove 00000002.history"),
         ({"found__is_link": True}, "is a link"),
         ({"found__is_mount": True}, "the root of a filesystem"),
@@ -190,6 +208,30 @@ def test_tablespace_of_kept_directory(discards: bool, is_refused: bool) -> None:
     """Go on after an interruption, but not over what a kept directory has there."""
     kept = tablespace(is_used=True, is_kept=True)
     assert bool(refusals(**kept, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
+
+
+PLACED = {"found__placed": "20261128T001817"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_placed"),
+    [
+        ({}, False),
+        (PLACED, True),
+        ({**PLACED, "rebuild_backup": "20261128T001817"}, True),
+        # Another backup is asked for; something has happened to the copy since.
+        ({**PLACED, "rebuild_backup": "20261129T001817"}, False),
+        ({**PLACED, "found__timeline": 2, "source__diverged_at": 400}, False),
+        ({**PLACED, "found__has_version": False}, False),
+    ],
+)
+def test_placed_copy(changes: Dict[str, Any], is_placed: bool) -> None:
+    """Go on behind the copy of an interrupted run, which needs no room any more."""
+    assert value_of("__standby_rebuild_is_placed", **known(**changes)) == is_placed
+    plan = value_of("__standby_rebuild_plan", **known(**changes))
+    assert ("made by an interrupted run, of backup 20261128T001817" in plan[2]) == is_placed
+    full = tablespace(is_used=True, is_kept=True)
+    assert bool(refusals(**full, found__free=0, **changes)) != is_placed
 
 
 @pytest.mark.parametrize(

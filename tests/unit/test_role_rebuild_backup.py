@@ -59,8 +59,22 @@ def test_chosen_backup(backups: List[Any], wanted: str, chosen: str) -> None:
 )
 def test_wal_since_backup(names: List[str], primary: int, missing: str, abandoned: int) -> None:
     histories = {2: [(1, 5 * SIZE + 100)]}
-    wal = examine_backup.examine_wal("000000010000000000000002", names, histories, SIZE, primary)
+    known = examine_backup.Primary(primary, 10 * SIZE) if primary else None
+    wal = examine_backup.examine_wal("000000010000000000000002", names, histories, SIZE, known)
     assert (wal.missing, wal.abandoned) == (missing, abandoned)
+
+
+@pytest.mark.parametrize(
+    ("last", "lsn", "behind"),
+    [(9, 10 * SIZE, 0), (9, 10 * SIZE + 300, 300), (9, 9 * SIZE, 0), (4, 90 * SIZE, 85 * SIZE), (None, 3 * SIZE, SIZE)],
+)
+def test_end_of_archive(last: Optional[int], lsn: int, behind: int) -> None:
+    """Tell how much the primary has written behind the archive's end."""
+    names = segments(2, last) if last else []
+    wal = examine_backup.examine_wal(
+        "000000010000000000000002", names, {}, SIZE, examine_backup.Primary(timeline=1, lsn=lsn)
+    )
+    assert wal.behind == behind
 
 
 @pytest.mark.parametrize(

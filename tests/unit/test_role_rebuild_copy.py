@@ -11,6 +11,7 @@ from tests.support.role_templar import load_script
 examine_backup, place_data = map(load_script, ("examine_backup", "place_data"))
 GIB = 1 << 30
 SIZE = 16 << 20
+NAME = "20261129T001817"
 
 
 def test_place_of_copy(tmp_path: Path) -> None:
@@ -26,17 +27,17 @@ def test_place_of_copy(tmp_path: Path) -> None:
     (container / "new" / "postgresql.auto.conf").write_text("restore_command = 'barman-wal-restore x'\n")
     for name in (".barman-recover.info", "backup_manifest.1", "postgresql.auto.conf.origin", "recovery.signal"):
         (container / "new" / name).write_text("")
-    (note,) = place_data.place(places, 15)
+    (note,) = place_data.place(places, 15, NAME)
     assert "the old data directory is kept" in note
     assert sorted(path.name for path in data.iterdir()) == ["pg_wal", "postgresql.auto.conf", "standby.signal"]
     assert "host=angus" in (data / "postgresql.auto.conf").read_text()
     place_data.tidy(places)
     assert [path.name[:4] for path in container.iterdir()] == ["old-"]
-    assert list(place_data.place(places, 15)) == []
+    assert list(place_data.place(places, 15, NAME)) == []
 
 
 def test_settings_of_backup(tmp_path: Path) -> None:
-    """Where no settings are left, take the backup's, without another's recovery."""
+    """Take the backup's settings where none are left, without another's recovery."""
     data, container = tmp_path / "main", tmp_path / "main.rebuild"
     places = place_data.Places(str(data), str(container))
     place_data.keep(places)
@@ -44,7 +45,9 @@ def test_settings_of_backup(tmp_path: Path) -> None:
     (container / "new" / "postgresql.conf").write_text("archive_command = false\n")
     (container / "new" / "postgresql.conf.origin").write_text("archive_command = 'x'\nhba_file = '/etc/hba'\n")
     (container / "new" / "postgresql.auto.conf").write_text("work_mem = '8MB'\nrestore_command = 'y'\n")
-    assert list(place_data.place(places, 15)) == ["postgresql.conf is the backed-up server's: hba_file = '/etc/hba'"]
+    assert list(place_data.place(places, 15, NAME)) == [
+        "postgresql.conf is the backed-up server's: hba_file = '/etc/hba'"
+    ]
     assert (data / "postgresql.conf").read_text() == "archive_command = 'x'\nhba_file = '/etc/hba'\n"
     assert (data / "postgresql.auto.conf").read_text() == "work_mem = '8MB'\n"
 
@@ -61,7 +64,7 @@ def test_room_with_begun_copy(tmp_path: Path, words: List[str], left: set[str]) 
     assert {path.name for path in (data, new) if path.exists()} == left
 
 
-def test_discarded_directory_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_discard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start no server with half of what is to be removed, and go on the next time."""
     data, container = tmp_path / "main", tmp_path / "main.rebuild"
     for folder in (data, container):
@@ -88,7 +91,7 @@ def test_recovery_conf(tmp_path: Path, version: int, expected: Optional[str]) ->
     places = place_data.Places(str(data), str(container))
     place_data.keep(places)
     (container / "new" / "pg_wal").mkdir(parents=True)
-    list(place_data.place(places, version))
+    list(place_data.place(places, version, NAME))
     assert (data / "postgresql.auto.conf").read_text() == "primary_conninfo = 'host=angus'\n"
     found = data / "recovery.conf"
     assert (found.read_text() if found.exists() else None) == expected
@@ -118,7 +121,7 @@ def test_rate_of_a_backup_with_little_new(new: int, rate: int, monkeypatch: pyte
     assert barman.find_backup("").rate == rate
 
 
-def test_delta_uses_old_directory(tmp_path: Path) -> None:
+def test_old_directory_for_delta(tmp_path: Path) -> None:
     data, container = tmp_path / "main", tmp_path / "main.rebuild"
     data.mkdir()
     container.mkdir()

@@ -88,7 +88,7 @@ def test_callers_not_known(host: Path, kind: str) -> None:
 
 
 def test_several_at_once(host: Path) -> None:
-    """Standbys that share a Barman host are removed at the same time."""
+    """Remove standbys that share a Barman host at the same time."""
     written = [told(run) for run in [start(host) for _ in range(8)]]
     assert sorted(written) == [[]] * 7 + [[str(host / "lib" / GATE)]]
 
@@ -117,7 +117,7 @@ def test_lock_of_a_stranger(host: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_link_of_barmans_user(host: Path) -> None:
-    """Root reads with the rights of the user whose file it is."""
+    """Read, as root too, with the rights of the user whose file it is."""
     host.chmod(0o755)
     for path in list(host.parents)[:3]:
         path.chmod(path.stat().st_mode | 0o011)

@@ -67,7 +67,7 @@ def misspelt(unknown: List[str], known: List[str]) -> List[str]:
     ],
 )
 def test_misspelt_variables(name: str, meant: str) -> None:
-    """A site's own variables are far from all of the role's."""
+    """Take no variable of a site for one of the role's: it is far from them all."""
     assert misspelt([name], list(OPTIONS)) == ([f"{name} (did you mean {meant}?)"] if meant else [])
 
 
@@ -142,7 +142,7 @@ OWN = {"address": "b2.lan", "port": 2222, "user": "backup", "config": "/etc/b2.c
 
 @pytest.mark.parametrize("name", list(OWN))
 def test_variables_of_a_barman_host(name: str) -> None:
-    """What is said on a Barman host counts before what is said on the standby."""
+    """Let what is said on a Barman host count before what is said on the standby."""
     common = {"address": "b.lan", "port": 23, "user": "b", "config": "/b.conf", "host_key": "C", "managed": True}
     known = {f"standby_barman_{each}": value for each, value in common.items()}
     known |= {"hostvars": {"barman2": {f"standby_barman_{name}": OWN[name]}}}
@@ -234,7 +234,7 @@ def test_layouts(version: str, data: str, debian: bool, config: str, service: st
 
 @pytest.mark.parametrize(("unit", "service"), [("pg11.service", "pg11.service"), ("", "postgresql")])
 def test_service_of_running_server(unit: str, service: str) -> None:
-    """A server that a person or a cluster manager started is no service."""
+    """Find no service of a server that a person or a cluster manager started."""
     known = cluster("11", "/srv/pg11/data") | {"__standby_lsclusters": {"stdout_lines": []}}
     assert value_of("__standby_service_name", **known, __standby_unit={"stdout": unit}) == service
 

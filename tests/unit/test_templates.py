@@ -1,4 +1,4 @@
-"""What the templates make of the role's variables, for each kind of PostgreSQL."""
+"""Test what templates make of the role's variables, for each kind of PostgreSQL."""
 
 import base64
 import hashlib
@@ -312,7 +312,7 @@ def test_authorized_keys_line_for_a_moment() -> None:
     ],
 )
 def test_hostile_address(hostile: str) -> None:
-    """Whoever has said it: no line is made of what is no address."""
+    """Make no line of what is no address, whoever has said it."""
     with pytest.raises(AnsibleError, match="from= in authorized_keys cannot hold"):
         render("authorized_keys.j2", __standby_from=["10.0.0.3", hostile], __standby_public_key=PUBLIC)
 

@@ -257,5 +257,5 @@ def _take_followable(call: Call, reached: Position, found: Survey) -> Tuple[Surv
         fork = holdings.find_fork(*reached, target, histories)
         if not fork:
             return found._replace(target=target, histories=histories), abandoned
-        abandoned = Abandoned(time.time(), target, fork, reached.lsn)
+        abandoned = Abandoned(time=time.time(), timeline=target, left_at=fork, reached=reached.lsn)
     return found._replace(target=reached.timeline, histories=histories), abandoned

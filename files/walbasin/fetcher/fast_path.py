@@ -23,6 +23,10 @@ def run(spool: str, look: bool, operands: "list[str]", words: "list[str]") -> "t
         return None, None
     try:
         reply = ipc.request_file(folder, name, ipc.fingerprint(words, name, destination))
+        if os.environ.get("WALBASIN_DEBUG"):
+            from walbasin.local.debug import debug
+
+            debug(f"{name}: the prefetch process replies {reply}")
         if reply is None or name.endswith(".history"):  # that is the timeline guard's
             return None, reply
         if reply.outcome == "delivered" and not reply.detail:

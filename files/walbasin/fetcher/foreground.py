@@ -4,6 +4,7 @@ import contextlib
 from typing import List, Optional
 
 from walbasin.fetcher.log import describe
+from walbasin.local.debug import debug, is_mistake, traceback_of
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, RemoteOutput, verify
 from walbasin.remote.errors import FetchError, NotInArchive
@@ -38,18 +39,33 @@ class ForegroundPrefetch:
         output = RemoteOutput()
 
         def plan(_: Optional[Exception]) -> None:
-            wanted = window.next_segments(self._requested, self._jobs, self._size, {})
-            self._spool.remove(set(self._spool.names()) - set(wanted))
-            free = self._spool.free_segments(self._size)
-            self._queue = window.offered_to_fetch(
-                self._requested, output.names(), self._spool.names(), self._jobs, free
-            )
+            try:
+                self._queue = self._choose(output.names())
+            except Exception as error:  # the requested file does not depend on it
+                self._note("the spool", error)
             for _each in range(MOST_CONNECTIONS - 1):
                 self._fetch_next(loop)
 
         with contextlib.suppress(FetchError):  # the requested file's own session tells
             peek = self._archive.peek_for(self._requested, self._jobs)
             loop.add(Session(self._archive.remote, peek, output.add, plan))
+
+    def _choose(self, offered: List[str]) -> List[str]:
+        """Return what to fetch, and clear the spool of what is not wanted."""
+        wanted = window.next_segments(self._requested, self._jobs, self._size, {})
+        unwanted = set(self._spool.names()) - set(wanted)
+        if unwanted:
+            debug(f"taken out of the spool, not wanted any more: {' '.join(sorted(unwanted))}")
+        self._spool.remove(unwanted)
+        free = self._spool.free_segments(self._size)
+        return window.offered_to_fetch(self._requested, offered, self._spool.names(), self._jobs, free)
+
+    def _note(self, what: str, error: Exception) -> None:
+        """Keep what went wrong in words; of a mistake of ours the traceback as well."""
+        if is_mistake(error) or not isinstance(error, (FetchError, segment.InvalidWal, OSError)):
+            traceback_of(error)
+            what = f"internal error, please report it: {what}"
+        self.errors.append(f"{what}: {describe(error)}")
 
     def _fetch_next(self, loop: EventLoop) -> None:
         if not self._queue:
@@ -58,7 +74,7 @@ class ForegroundPrefetch:
         try:
             file = self._spool.create(name)
         except OSError as error:
-            self.errors.append(f"spool: {error.strerror}")
+            self._note("spool", error)
             return
         # Decompress one file at a time, when it is whole: each may need much memory.
         incoming = IncomingFile(
@@ -75,10 +91,11 @@ class ForegroundPrefetch:
                         raise error
                     verify(name, incoming, file, self._archive)
                     self._spool.commit(name)
-                except (NotInArchive, FetchError, segment.InvalidWal, OSError) as failure:
+                except NotInArchive:
                     self._spool.abort(name)
-                    if not isinstance(failure, NotInArchive):
-                        self.errors.append(f"{name}: {describe(failure)}")
+                except Exception as failure:  # the requested file does not depend on it
+                    self._spool.abort(name)
+                    self._note(name, failure)
             self._fetch_next(loop)
 
         try:

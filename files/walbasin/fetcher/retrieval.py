@@ -13,7 +13,7 @@ from walbasin.fetcher.foreground import ForegroundPrefetch
 from walbasin.fetcher.log import ASKS_AGAIN, describe, log, log_absent
 from walbasin.local import data_directory, handover, ipc
 from walbasin.local.data_directory import DataDirectory
-from walbasin.local.debug import debug
+from walbasin.local.debug import debug, is_mistake
 from walbasin.local.host_memory import OUTAGE_SECONDS
 from walbasin.local.ipc import Reply
 from walbasin.local.spool import Spool
@@ -90,6 +90,8 @@ def _attempt(call: Call, reply: Optional[Reply]) -> Tuple[str, str]:
     except segment.InvalidWal as error:
         return policy.INVALID, str(error)
     except OSError as error:
+        if is_mistake(error):
+            raise
         return policy.LOCAL_ERROR, f"cannot write {call.options.wal_dest}: {error.strerror}"
 
 
@@ -129,8 +131,10 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
         # A prefetch process ends with the recovery.
         is_alone = options.parallel < 2 or (reply is None and call.is_at_end_of_recovery())
         if spool is None or cluster is None or is_alone:
+            debug(f"{options.wal_name}: without a prefetch process")
             _fetch_directly(call, None)
         elif reply is None and (reason := process.why_not(spool, cluster)):
+            debug(f"{options.wal_name}: no prefetch process may run: {reason}")
             _fetch_with_foreground_prefetch(call, spool, cluster, reason)
         else:
             _fetch_through_prefetch(call, spool, cluster, reply)
@@ -179,6 +183,7 @@ def _request_from_prefetch(config: PrefetchConfig, name: str) -> Reply:
             return reply
         try:
             if not process.start(config):
+                debug(f"{name}: another process has the spool")
                 time.sleep(TRY_STEP)
         except OSError as error:
             raise PrefetchUnavailable(f"no prefetch process: {error.strerror}") from error
@@ -212,7 +217,13 @@ def _fetch_with_foreground_prefetch(call: Call, spool: Spool, cluster: DataDirec
     name, jobs = call.options.wal_name, call.options.parallel
     prefetch = None
     if segment.is_segment_name(name) and spool.lock():
-        prefetch = ForegroundPrefetch(spool, call.archives()[0], name, jobs, cluster.segment_size)
+        prefetch = ForegroundPrefetch(
+            spool=spool,
+            archive=call.archives()[0],
+            requested=name,
+            jobs=jobs,
+            size=cluster.segment_size,
+        )
         if spool.register(cluster):
             log(
                 f"{name}: {reason}, so there is no prefetch process; "

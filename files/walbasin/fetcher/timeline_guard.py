@@ -111,7 +111,9 @@ def _find_abandoned(call: Call, is_delivered: bool) -> Abandoned:
     left_at = holdings.find_dead_end(
         asked, *reached, histories, lambda timeline: _fetch(call, timeline) or histories.get(timeline)
     )
-    return Abandoned(time.time(), asked, left_at, reached.lsn) if left_at else Abandoned()
+    if not left_at:
+        return Abandoned()
+    return Abandoned(time=time.time(), timeline=asked, left_at=left_at, reached=reached.lsn)
 
 
 def _fetch(call: Call, timeline: int) -> Optional[History]:

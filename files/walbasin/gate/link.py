@@ -69,7 +69,13 @@ class Link:
         now = self._clock()
         plain = self._plain if now - self._plain_at < PLAIN_FRESH else 0.0
         compressed = self._compressed if now - self._compressed_at < COMPRESSED_FRESH else 0.0
-        figures = Figures(plain, compressed, max(self._demands), self._worthwhile, self._is_compressing)
+        figures = Figures(
+            plain=plain,
+            compressed=compressed,
+            demand=max(self._demands),
+            worthwhile=self._worthwhile,
+            is_compressing=self._is_compressing,
+        )
         return should_compress(figures)
 
     def begin_file(self) -> None:

@@ -73,6 +73,12 @@ def main(words: List[str]) -> int:
         return REFUSED  # the client is gone, or does not read
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}")
+    except Exception as error:  # no traceback goes to the client
+        import traceback
+
+        for line in "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines():
+            syslog.syslog(syslog.LOG_ERR, line)
+        return _fail("internal error, please report it; the traceback is in this host's log")
 
 
 def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:

@@ -4,7 +4,11 @@ An environment variable, so that options and the fingerprint stay as they are. T
 prefetch process has the environment of the call that started it.
 """
 
+import errno
 import os
+
+# What a system call answers to whoever has called it wrongly, whatever the disk does.
+_MISTAKES = (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK)
 
 _path = os.environ.get("WALBASIN_DEBUG", "")
 
@@ -27,6 +31,15 @@ def debug(text: str) -> None:
             os.close(file)
     except OSError:
         return
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Return whether an error from the system is ours, not the disk's.
+
+    >>> is_mistake(OSError(errno.ENOSPC, "")), is_mistake(OSError(errno.EBADF, ""))
+    (False, True)
+    """
+    return isinstance(error, OSError) and error.errno in _MISTAKES
 
 
 def traceback_of(error: BaseException) -> str:

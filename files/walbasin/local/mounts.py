@@ -30,8 +30,14 @@ def parse(mountinfo: str) -> List[Mount]:
         before, separator, after = line.partition(" - ")
         first, last = before.split(" "), after.split(" ")
         if separator and len(first) >= 6 and len(last) >= 3:
-            options = (*first[5].split(","), *last[2].split(","))
-            found.append(Mount(first[2], _unescape(first[3]), _unescape(first[4]), last[0], options))
+            mount = Mount(
+                device=first[2],
+                root=_unescape(first[3]),
+                point=_unescape(first[4]),
+                kind=last[0],
+                options=(*first[5].split(","), *last[2].split(",")),
+            )
+            found.append(mount)
     return found
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, BinaryIO, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from walbasin import policy
-from walbasin.local.debug import debug, traceback_of
+from walbasin.local.debug import debug, is_mistake, traceback_of
 from walbasin.local.spool import Spool
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.errors import OUTAGES, FetchError, GivenUp, NotInArchive
@@ -56,7 +56,7 @@ def result_of(error: Exception) -> FetchResult:
         return FetchResult(policy.INVALID, str(error))
     if isinstance(error, FetchError):
         return FetchResult(error.outcome, str(error), isinstance(error, OUTAGES))
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not is_mistake(error):
         return FetchResult(policy.LOCAL_ERROR, f"spool: {error.strerror or error}")
     return FetchResult(policy.LOCAL_ERROR, f"internal error, please report it: {type(error).__name__}: {error}")
 
@@ -155,17 +155,25 @@ class Prefetcher:
     def _make_source(self, archives: Sequence[Archive]) -> "Source":
         jobs, loop = self.jobs, self.loop
         if len(archives) == 1:
-            return GatePool(self.archive.remote, self.archive.opening(), jobs, loop, self._on_no_gate)
+            return GatePool(
+                remote=self.archive.remote,
+                opening=self.archive.opening(),
+                jobs=jobs,
+                loop=loop,
+                on_no_gate=self._on_no_gate,
+            )
         # Import late: a single host does not need it.
         from walbasin.local.host_memory import HostMemory
         from walbasin.remote.several_hosts import SeveralHosts
         from walbasin.remote.source import GateOrStock
 
         sources = [
-            (archive, GateOrStock(archive, jobs, loop, self._note_no_gate, f"{CONTROL}{number}"))
+            GateOrStock(
+                archive=archive, jobs=jobs, loop=loop, on_no_gate=self._note_no_gate, control=f"{CONTROL}{number}"
+            )
             for number, archive in enumerate(archives)
         ]
-        return SeveralHosts(sources, loop, HostMemory(self.spool), self._add_notice)
+        return SeveralHosts(list(zip(archives, sources)), loop, HostMemory(self.spool), self._add_notice)
 
     def _add_notice(self, text: str) -> None:
         if text not in self._notice:
@@ -368,6 +376,8 @@ class Prefetcher:
         del self._attempts[name]
         self._absent.add(name)
         self._lookahead_credit = 0
+        if is_mistake(error):
+            report_internal_error(error)
         self._finish(name, result_of(error))
 
     def _finish(self, name: str, result: FetchResult) -> None:

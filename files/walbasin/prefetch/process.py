@@ -73,7 +73,13 @@ class PrefetchServer:
         self.listener = listener
         self.startup_process = startup_process
         self.loop = EventLoop(config.archives[0].rate_limit)
-        self.prefetcher = Prefetcher(config.spool, config.archives, config.jobs, self.cluster.segment_size, self.loop)
+        self.prefetcher = Prefetcher(
+            spool=config.spool,
+            archives=config.archives,
+            jobs=config.jobs,
+            size=self.cluster.segment_size,
+            loop=self.loop,
+        )
         # Of each client, what it has sent so far.
         self.clients: Dict[socket.socket, bytes] = {}
         self.counters = Counters(self.spool.load_text(counters.FILE))
@@ -170,6 +176,8 @@ class PrefetchServer:
         is_cluster_gone = not data_directory.is_same_cluster(self.cluster)
         is_spool_lost = self.spool.is_removed() or self._is_spool_open()
         if is_promoted or is_server_gone or is_cluster_gone or is_spool_lost:
+            reasons = f"promoted {is_promoted}, server gone {is_server_gone}, data directory gone {is_cluster_gone}"
+            debug(f"there is a reason to end: {reasons}, spool lost {is_spool_lost}")
             return True
         is_unused = not self.prefetcher.has_work() and time.monotonic() - self.last_use > IDLE_LIMIT
         self.is_idle = is_unused and not self.is_ending

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import Callable, Deque, Iterable, List, Optional, Protocol
 
+from walbasin.local.debug import debug
 from walbasin.remote import ssh
 from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
 from walbasin.remote.ssh import Remote
@@ -164,6 +165,7 @@ class GateConnection(ssh.Connection):
         if greeting:
             self._buffer = rest
             self.is_open = self.has_answered = True
+            debug(f"the gate on {self.remote.host} answers ssh {self.process.pid}")
             self.touch()
             self._await_next()
             if self._pending:

@@ -135,6 +135,7 @@ class GatePool:
         self._loop.add(connection)
 
     def _on_lost(self, connection: GateConnection, cause: Exception) -> None:
+        debug(f"the connection of ssh {connection.process.pid} to {self._remote.host} is lost: {cause}")
         self._connections.remove(connection)
         self._wanted = max(1, len(self._connections))  # until there is a reason for another
         if isinstance(cause, NoGate) and not self._connections:

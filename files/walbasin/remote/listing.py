@@ -135,8 +135,8 @@ def parse_listing(output: bytes) -> Listing:
     >>> parse_listing(b"00000002.history\\nWelcome!\\n")
     Listing(names=frozenset({'00000002.history'}), passive_node=None, is_whole=True)
     """
-    said = PASSIVE.search(output)
-    node = PassiveNode.from_line(said.group().decode("ascii", "replace")) if said else None
+    found = PASSIVE.search(output)
+    node = PassiveNode.from_line(found.group().decode("ascii", "replace")) if found else None
     return Listing(frozenset(name.decode() for name in NAME.findall(output)), node)
 
 

@@ -70,15 +70,15 @@ class HostFetch:
     @property
     def incoming(self) -> IncomingFile:
         """Return where the file goes. Raises ConnectionLost when nobody wants it."""
-        return self.search.claim(self).incoming
+        return self.search.handler_for(self).incoming
 
     def on_first_byte(self) -> None:
         """Note that the file has begun to arrive."""
-        self.search.claim(self).on_first_byte()
+        self.search.handler_for(self).on_first_byte()
 
     def write(self, data: bytes) -> None:
         """Take the next bytes. Raises ConnectionLost, InvalidWal, OSError."""
-        self.search.claim(self).write(data)
+        self.search.handler_for(self).write(data)
 
     def on_complete(self, error: Optional[Exception]) -> None:
         """Note that all has arrived (error is None), or what went wrong."""
@@ -100,7 +100,7 @@ class Search:
         # When the preferred host has said no.
         self.no_since = math.inf
 
-    def claim(self, fetch: HostFetch) -> FetchHandler:
+    def handler_for(self, fetch: HostFetch) -> FetchHandler:
         """Return the handler for whoever begins first.
 
         Raises ConnectionLost for the others.
@@ -192,10 +192,10 @@ class SeveralHosts:
     def _is_standby(self) -> bool:
         return bool(self._hosts[0].archive.promotion_files)
 
-    def _answer(self, search: Search, host: Host, said: str, detail: str = "") -> None:
-        search.answers[host] = HostAnswer(host.name, said, detail, self._memory.copied(host.name))
+    def _answer(self, search: Search, host: Host, outcome: str, detail: str = "") -> None:
+        search.answers[host] = HostAnswer(host.name, outcome, detail, self._memory.copied(host.name))
         first = next((each for each in self._hosts if self._memory.copied(each.name) is None), host)
-        if said == policy.ABSENT and host is first:
+        if outcome == policy.ABSENT and host is first:
             search.no_since = time.monotonic()
 
     def _unasked(self, search: Search) -> List[Host]:

@@ -61,12 +61,22 @@ class GateOrStock:
         # Requests that wait for the connection to a stock host.
         self._queue: List[FetchHandler] = []
         self._source: Union[GatePool, StockBarman] = GatePool(
-            archive.remote, archive.opening(), jobs, loop, self._on_no_gate
+            remote=archive.remote,
+            opening=archive.opening(),
+            jobs=jobs,
+            loop=loop,
+            on_no_gate=self._on_no_gate,
         )
 
     def _on_no_gate(self, cause: NoGate) -> None:
         debug(f"{cause}: stock Barman from now on")
-        self._source = StockBarman(self._archive, self._jobs, self._loop, self._on_lost, self._control)
+        self._source = StockBarman(
+            archive=self._archive,
+            jobs=self._jobs,
+            loop=self._loop,
+            on_lost=self._on_lost,
+            control=self._control,
+        )
         self._notify_no_gate(cause)
 
     def _on_lost(self, cause: Exception) -> None:

@@ -212,7 +212,15 @@ def main(user: str, address: str, port: str, present: str, *types: str) -> None:
     """Print what would keep the key of a standby at this address from working."""
     account = pwd.getpwnam(user)
     host = str(ipaddress.ip_address(address.partition("%")[0]))
-    login = Login(user, str(account.pw_uid), groups_of(account), account.pw_dir, host, address, port)
+    login = Login(
+        user=user,
+        uid=str(account.pw_uid),
+        groups=groups_of(account),
+        home=account.pw_dir,
+        host=host,
+        address=address,
+        port=port,
+    )
     settings = ask(login)
     if settings.get("usedns") == ["yes"]:
         login = login._replace(host=name_of(host))

@@ -63,7 +63,8 @@ class Wal(NamedTuple):
     """Hold what the archive has from the backup on.
 
     missing, later: a segment that is not there, and one behind it that is. abandoned:
-    the newest timeline of the archive, where the primary is on an older one.
+    the newest timeline of the archive, where the primary is on an older one. behind:
+    bytes that the primary has written behind the archive's end, as far as it is known.
     """
 
     newest: str
@@ -71,6 +72,7 @@ class Wal(NamedTuple):
     missing: str = ""
     later: str = ""
     abandoned: int = 0
+    behind: int = 0
 
 
 class Examination(NamedTuple):
@@ -251,15 +253,15 @@ def read_archive(server: str, config: str) -> Tuple[List[str], Dict[int, History
 
 
 def examine_wal(
-    begin_wal: str, names: List[str], histories: Dict[int, History], size: int, primary_timeline: int
+    begin_wal: str, names: List[str], histories: Dict[int, History], size: int, primary: Optional[Primary]
 ) -> Wal:
     """Return whether the archive leads from a backup to its end.
 
-    primary_timeline: 0 where it is not known; then the newest one is the aim.
+    primary: None where it is not known; then the newest timeline is the aim.
     """
     from walbasin.wal import holdings, segment
 
-    target = primary_timeline or max(segment.timeline(begin_wal), holdings.newest_timeline(names))
+    target = primary.timeline if primary else max(segment.timeline(begin_wal), holdings.newest_timeline(names))
     begin = segment.segment_number(begin_wal, size)
     held = {
         name
@@ -272,9 +274,16 @@ def examine_wal(
         missing, later = begin_wal, holdings.find_later(begin_wal, held, target, histories, size)
     else:
         missing, later = holdings.find_gap(begin_wal, held, target, histories, size)
-    segments = max(0, segment.segment_number(newest, size) - begin + 1) if newest else 0
+    end = segment.segment_number(newest, size) + 1 if newest else begin
     newest_timeline = holdings.newest_timeline(names)
-    return Wal(newest, segments * size, missing, later, newest_timeline if newest_timeline > target else 0)
+    return Wal(
+        newest=newest,
+        bytes=max(0, end - begin) * size,
+        missing=missing,
+        later=later,
+        abandoned=newest_timeline if newest_timeline > target else 0,
+        behind=max(0, primary.lsn - end * size) if primary else 0,
+    )
 
 
 def find_divergence(timeline: int, lsn: int, primary: Optional[Primary], histories: Dict[int, History]) -> int:
@@ -301,10 +310,9 @@ def examine(asked: Dict[str, Any]) -> Examination:
     primary = barman.find_primary()
     names, histories = read_archive(asked["server"], asked["config"])
     own = {asked["timeline"]: [(parent, left) for parent, left in asked["history"]]}
-    timeline = primary.timeline if primary else 0
     return Examination(
         backup=backup,
-        wal=examine_wal(backup.begin_wal, names, histories, backup.segment_size, timeline),
+        wal=examine_wal(backup.begin_wal, names, histories, backup.segment_size, primary),
         primary=primary,
         verb="restore" if version >= RESTORE_SINCE else "recover",
         can_delta=version >= DELTA_SINCE,

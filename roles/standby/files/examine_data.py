@@ -96,6 +96,15 @@ def find_room(folders: List[str]) -> int:
     return sum({os.stat(nearest(each)).st_dev: free_bytes(each) for each in folders}.values())
 
 
+def read_placed(data: str, container: str) -> str:
+    """Return the backup that an interrupted run has put in place here, or ""."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(os.path.join(container, "placed"), encoding="utf-8") as file:
+            inode, _, name = file.read().partition(" ")
+        return name if os.stat(data).st_ino == int(inode) else ""
+    return ""
+
+
 def can_write(folder: str) -> bool:
     """Tell whether PostgreSQL's user can make files in a folder, or make it."""
     return os.access(nearest(folder), os.W_OK | os.X_OK)
@@ -117,6 +126,7 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
         "size": size_of(data),
         "is_begun": os.path.isdir(new),
         "begun": size_of(new),
+        "placed": read_placed(data, container),
         "free": find_room([parent, *asked["tablespaces"]]),
         "can_write": can_write(parent),
         "has_conninfo": any(

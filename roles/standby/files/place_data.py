@@ -1,8 +1,9 @@
 """Turn a restored backup into the data directory of a standby.
 
 Runs as PostgreSQL's user. Arguments: the step; the data directory; the folder beside it
-(the container); the major version of PostgreSQL; "discard" where the old data directory
-is not kept. The steps, each of which can be repeated after a run that was killed:
+(the container); the major version of PostgreSQL; for `clear` what it says there; for
+`place` the backup's name. The steps, each of which can be repeated after a run that was
+killed:
 
 keep: keep the settings that lie in the data directory. clear: make room for the copy,
 where the old data directory is to be discarded. place: clean the copy, and give it the
@@ -49,6 +50,7 @@ class Places:
         self.new = os.path.join(container, "new")
         self.settings = os.path.join(container, "settings")
         self.progress = os.path.join(container, "progress")
+        self.placed = os.path.join(container, "placed")
         self.discarded = os.path.join(container, "discarded")
 
 
@@ -88,6 +90,7 @@ def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: b
     its name before it loses a file, so that a server cannot start with half of it.
     """
     remove(places.discarded)
+    remove(places.placed)
     if has_to_be_empty:
         remove(places.new)
     if is_discarded and os.path.isdir(places.data):
@@ -101,9 +104,11 @@ def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: b
 
 
 def remove(path: str) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with all that is in it, if it is there."""
     if os.path.isdir(path):
         shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.unlink(path)
 
 
 def without(settings: "re.Pattern[str]", text: str) -> str:
@@ -171,8 +176,11 @@ def clean(places: Places, version: int) -> None:
     os.chmod(places.new, 0o700)
 
 
-def place(places: Places, version: int) -> Iterator[str]:
-    """Give the copy the data directory's name. Yields what a person should know."""
+def place(places: Places, version: int, backup: str) -> Iterator[str]:
+    """Give the copy the data directory's name. Yields what a person should know.
+
+    backup: its name, which the next run finds, should this one not come to its end.
+    """
     if os.path.isdir(places.new):
         yield from give_configuration_back(places)
         clean(places, version)
@@ -180,6 +188,7 @@ def place(places: Places, version: int) -> Iterator[str]:
             old = os.path.join(places.container, time.strftime("old-%Y%m%dT%H%M%S"))
             os.rename(places.data, old)
             yield f"the old data directory is kept in {old}"
+        write(places.placed, f"{os.stat(places.new).st_ino} {backup}")
         os.rename(places.new, places.data)
         sync(places.container)
         sync(os.path.dirname(places.data))
@@ -187,9 +196,8 @@ def place(places: Places, version: int) -> Iterator[str]:
 
 def tidy(places: Places) -> None:
     """Remove what is needed no more, and the container where nothing is kept."""
-    remove(places.settings)
-    if os.path.exists(places.progress):
-        os.unlink(places.progress)
+    for path in (places.settings, places.progress, places.placed):
+        remove(path)
     if os.path.isdir(places.container) and not os.listdir(places.container):
         os.rmdir(places.container)
 
@@ -203,7 +211,7 @@ def main(step: str, data: str, container: str, version: str, *words: str) -> Non
     elif step == "clear":
         clear(places, "delta" in words, "empty" in words, "discard" in words)
     elif step == "place":
-        print(*place(places, int(version)), sep="\n")
+        print(*place(places, int(version), *words), sep="\n")
     elif step == "tidy":
         tidy(places)
 

@@ -128,7 +128,7 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             with connected(server) as cursor:
                 started = time.monotonic()
                 cursor.execute("SELECT pg_promote(wait => false)")
-                wait_until(lambda: is_primary(cursor), "promotion", 60, step=0.005)
+                wait_until(lambda: is_primary(cursor), row, 60, step=0.005)
                 return {row: time.monotonic() - started}
 
     def is_primary(cursor: Any) -> bool:
@@ -146,10 +146,15 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
 
     def disturbed() -> dict[str, float]:
         found: dict[str, float] = {}
+
+        # A connection that is new would bring as much again, and so all, bit by bit.
+        def freeze(network: Network) -> None:
+            network.harm = Harm("silence", 0)
+
         for row, base, harm, disturb in (
             (rows.PROMOTION_REFUSED, caught_up, None, Network.partition),
-            (rows.PROMOTION_FROZEN, caught_up, None, lambda network: setattr(network, "harm", Harm("silence", 0))),
-            (rows.PROMOTION_CUT, field.base, Harm("silence", 5 * SEGMENT_SIZE // 2), lambda network: None),
+            (rows.PROMOTION_FROZEN, caught_up, None, freeze),
+            (rows.PROMOTION_CUT, field.base, Harm("silence", 5 * SEGMENT_SIZE // 2), freeze),
         ):
             with Network(field.barman.port) as network:
                 network.harm = harm

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from console import nostream
+from console import nostream, patroni
 from console.hosts import Cluster
 from console.text import NotUnderstood
 from tests.support.console_standby import CHRIS, Answering
@@ -35,7 +35,24 @@ restapi:
     ],
 )
 def test_can_stop_streaming(versions: str, server_version: str, expected: bool) -> None:
-    assert nostream.can_stop_streaming("chris", versions, server_version) is expected
+    assert nostream.can_stop_streaming("chris", versions, server_version, {}) is expected
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "expected"),
+    [
+        ({"pause": False, "slots": None}, True),
+        ({"slots": {"barman": {"type": "physical"}}}, True),
+        # Nothing would happen; it would cost a restart; and what is not understood.
+        ({"pause": True}, False),
+        ({"slots": {"barman": {"type": "physical"}, "events": {"type": "logical"}}}, False),
+        ({"slots": {"barman": {}}}, False),
+        ({"slots": ["barman"]}, False),
+    ],
+)
+def test_dynamic_configuration(dynamic: dict[str, Any], expected: bool) -> None:
+    versions = "chris: Patroni 4.0.7 PostgreSQL 17.6"
+    assert nostream.can_stop_streaming("chris", versions, "17.6", dynamic) is expected
 
 
 @pytest.mark.parametrize(
@@ -60,15 +77,16 @@ def test_configuration_not_understood(text: str) -> None:
         nostream.add_tag("chris", text)
 
 
-@pytest.mark.parametrize("text", ["scope: main", "name: chris", "scope:\nname: chris"])
-def test_configuration_without_identity(text: str) -> None:
-    with pytest.raises(NotUnderstood, match="has no scope, or no name"):
-        nostream.parse_identity("chris", text)
+@pytest.mark.parametrize(
+    ("text", "identity"), [(FILE, ("15-main", "chris")), ("scope: 15-main", ("15-main", "")), ("name:", ("", ""))]
+)
+def test_identity(text: str, identity: tuple[str, str]) -> None:
+    assert patroni.find_identity("chris", text) == identity
 
 
 def test_no_secret_among_the_words() -> None:
     member = CHRIS._replace(patroni_file="/etc/patroni/15-main.yml", patroni_path="/usr/bin")
-    cut = nostream.nostream(Cluster("chris", Answering({}), member), FILE)
-    assert cut.words == ("/etc/patroni/15-main.yml", "postgres", "/usr/bin", "15-main", "chris")
-    assert "secret" in cut.text
-    assert "secret" not in cut.check + cut.make + cut.undo
+    interruption = nostream.nostream(Cluster("chris", Answering({}), member), FILE)
+    assert interruption.words == ("/etc/patroni/15-main.yml", "postgres", str(len(interruption.text)))
+    assert "secret" in interruption.text
+    assert "secret" not in interruption.check + interruption.make + interruption.undo

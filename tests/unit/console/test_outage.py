@@ -4,12 +4,18 @@ from typing import Any
 
 import pytest
 
+from console import outage as outages
 from console.hosts import Cluster
-from console.outage import Cut, outage
+from console.outage import Interruption, outage
 from console.text import ConsoleError
 from tests.support.console_standby import CHRIS, Answering
 
-CUT = Cut(check="check", make="make", undo="undo $1", words=("a $b",), text="the rule")
+INTERRUPTION = Interruption(check="check", make="make", undo="undo $1", words=("a $b",), text="the rule")
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "UNDO_PAUSE", 0)
 
 
 class Failing(Answering):
@@ -18,9 +24,11 @@ class Failing(Answering):
     def __init__(self, **failures: int) -> None:
         super().__init__({"": ""})
         self.failures = failures
+        self.stdin: list[str] = []
 
     def run(self, *words: str, **options: Any) -> str:
         answer = super().run(*words, **options)
+        self.stdin.append(options.get("stdin", ""))
         for word in self.failures:
             if self.failures[word] and any(word in each for each in words):
                 self.failures[word] -= 1
@@ -36,7 +44,7 @@ class Failing(Answering):
 def rehearse(host: Failing) -> list[str]:
     """Return what was told while the standby was cut off."""
     told: list[str] = []
-    with outage(Cluster("chris", host, CHRIS), CUT, 40, told.append):
+    with outage(Cluster("chris", host, CHRIS), INTERRUPTION, 40, told.append):
         host.asked.append("make: the outage")
     return told
 
@@ -47,13 +55,13 @@ def test_outage() -> None:
     assert host.steps() == ["check", "systemd-run", "make", "make", "undo", "systemctl stop"]
 
 
-def test_timer_gets_each_word_as_it_is() -> None:
-    """Escape what systemd would expand."""
+def test_script_of_the_timer() -> None:
+    """Keep from systemd what it would expand."""
     host = Failing()
     rehearse(host)
-    timer = host.asked[1]
-    assert "--on-active=40" in timer
-    assert timer.endswith("sh -c 'undo $$1' sh 'a $$b'")
+    assert host.asked[1].endswith(" sh 40")
+    assert host.stdin[1] == "set -- 'a $b'\nundo $1"
+    assert "$b" not in host.asked[1]
 
 
 @pytest.mark.parametrize("word", ["check", "systemd-run"])
@@ -73,8 +81,7 @@ def test_outage_that_is_not_made() -> None:
     assert host.steps() == ["check", "systemd-run", "make", "undo"]
 
 
-def test_undo_is_tried_again() -> None:
-    # The first is the timer's.
+def test_second_attempt_to_undo() -> None:
     host = Failing(**{"undo $1": 1})
     told = rehearse(host)
     assert [line for line in told if "attempt 1: chris: undo $1 failed" in line]
@@ -85,5 +92,5 @@ def test_undo_that_never_succeeds() -> None:
     host = Failing(**{"undo $1": 9})
     told = rehearse(host)
     assert len(told) == 4
-    assert told[-1] == "chris undoes it by itself, 40 seconds after the cut at the latest"
+    assert told[-1] == "chris undoes it by itself, 40 seconds after it began at the latest"
     assert host.steps()[-1] == "undo"

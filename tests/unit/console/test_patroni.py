@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from console import patroni
+from console.hosts import Cluster
 from console.text import ConsoleError, NotUnderstood
+from tests.support.console_standby import CHRIS, Answering
 
 LEADER = {"Cluster": "15-main", "Member": "angus", "Host": "10.0.0.1", "Role": "Leader", "State": "running", "TL": 3}
 REPLICA = {**LEADER, "Member": "chris", "Role": "Replica", "Lag in MB": 7}
@@ -50,6 +52,14 @@ def test_members_not_understood(output: str) -> None:
 )
 def test_command(output: str, command: str) -> None:
     assert patroni.parse_command("angus", output) == command
+
+
+def test_replicas() -> None:
+    """Count those that run, and not the leader."""
+    states = ["running", "streaming", "in archive recovery", "stopped"]
+    members = [LEADER, *({**REPLICA, "State": state} for state in states), {**LEADER, "Role": "Sync Standby"}]
+    member = CHRIS._replace(patroni_file="/etc/patroni/15-main.yml")
+    assert patroni.count_replicas(Cluster("chris", Answering({"list": json.dumps(members)}), member)) == 4
 
 
 @pytest.mark.parametrize("output", ["7", "[7]", "postgresql: 7", "a: b: c", "'"])

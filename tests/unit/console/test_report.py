@@ -44,7 +44,7 @@ def test_single_page_report() -> None:
     assert page.count("<circle") == 10, "one was restored before each sample but the first"
 
 
-def test_report_points_inside_the_picture() -> None:
+def test_points_inside_the_picture() -> None:
     evidence = evidence_of_a_drill()
     for line in report.polylines(evidence, report.Scale(evidence.samples)):
         for point in line.points.split():

@@ -51,9 +51,9 @@ class Pausing(Answering):
         return super().run(*words, **how)
 
 
-def survey_of(hosts: "list[Pausing]", patience: "float | None" = None) -> Survey:
+def survey_of(hosts: "list[Pausing]", wait_limit: "float | None" = None) -> Survey:
     fleet = SimpleNamespace(standbys=hosts, clusters_on=lambda host: read_clusters(host, RECORD, ""))
-    return Survey(fleet, patience)  # type: ignore[arg-type]
+    return Survey(fleet, wait_limit)  # type: ignore[arg-type]
 
 
 def roles(rows: list[Row]) -> dict[str, str]:
@@ -89,11 +89,11 @@ def test_survey_of_what_is_down() -> None:
         assert roles(survey.rows()) == {"chris": "restoring", "dora": "restoring"}
 
 
-def test_survey_with_patience() -> None:
+def test_survey_with_wait_limit() -> None:
     """Wait for a silent standby once, and show it again when it answers."""
     well, silent = hosts = [Pausing("chris"), Pausing("dora")]
     well.may_answer.set()
-    with survey_of(hosts, patience=0.5) as survey:
+    with survey_of(hosts, wait_limit=0.5) as survey:
         first, second = survey.rows(), None
         assert roles(first) == {"chris": "restoring", "dora": "down"}
         assert "has not answered" in first[1].problems[0]
@@ -114,7 +114,7 @@ def test_throttle(held: float, seconds: float) -> None:
     inside: list[int] = []
 
     def enter(_: int) -> int:
-        with throttle.place("barman"):
+        with throttle.acquire_slot("barman"):
             inside.append(0)
             seen = len(inside)
             time.sleep(held)
@@ -122,7 +122,7 @@ def test_throttle(held: float, seconds: float) -> None:
         return seen
 
     began = time.monotonic()
-    with ThreadPoolExecutor(8) as pool, throttle.place("barman2"):
+    with ThreadPoolExecutor(8) as pool, throttle.acquire_slot("barman2"):
         most = max(pool.map(enter, range(6)))
     assert (most <= 2) == (held < 0.5)
     assert abs(time.monotonic() - began - seconds) < 1
@@ -130,7 +130,7 @@ def test_throttle(held: float, seconds: float) -> None:
 
 @given(answers() | st.text() | st.sampled_from(["", HOSTILE, "[]\n[]", "[" * 100_000, "{}\n{}", "1e999\n1e999"]))
 @settings(max_examples=300)
-def test_any_answer_costs_its_own_row(answer: str) -> None:
+def test_row_of_any_answer(answer: str) -> None:
     chris, dora = rows_of(answer)
     assert (chris.standby, dora.standby, dora.role, dora.problems) == ("chris", "dora", "restoring", ())
     if chris.role == "down":

@@ -101,7 +101,7 @@ def test_row_as_json() -> None:
     assert json.loads(json.dumps(BUSY._asdict()))["role"] == "restoring"
 
 
-def test_table_takes_no_markup() -> None:
+def test_markup_in_a_table() -> None:
     text = shown([BUSY._replace(standby="[red]x[/]", problems=(HOSTILE,), last_restored="[/]")], {"[red]x[/]": 1 << 40})
     assert "[link=http://x]:smile:" in text.replace("\n", "")
     assert "[red]x[/]" in text

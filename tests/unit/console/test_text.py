@@ -17,7 +17,7 @@ def test_printable(text: str) -> None:
     assert printable(shown_text) == shown_text
 
 
-def test_errors_are_printable() -> None:
+def test_printable_errors() -> None:
     assert FORBIDDEN.search(str(ConsoleError(HOSTILE))) is None
     assert len(str(ConsoleError("x" * 10_000))) == 1000
 

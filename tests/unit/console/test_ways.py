@@ -13,7 +13,7 @@ from walbasin.local import data_directory
 from console import ways
 from console.hosts import Standby
 from console.snapshot import FIND_POSTGRES
-from console.status import Row
+from console.status import ABANDONED, Row
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
 from tests.support.console_standby import CHRIS
@@ -68,6 +68,7 @@ def test_standby_that_catches_up() -> None:
         ({"role": "down", "error": "it does not run"}, "chris could not be asked: it", ["rebuild", "base backup"]),
         ({"gap": GAP, "backup_error": "it has no backup"}, "cannot come back", ["base backup"]),
         ({"gap": GAP, "primary_timeline": 0}, "cannot come back", ["rebuild"]),
+        ({"slot": "the primary has no slot chris"}, "by itself: the primary has no", ["rebuild", "base backup"]),
         # Its server does not run, and its data directory tells.
         (
             {**DIVERGED, "role": "down", "error": "it does not run"},
@@ -108,6 +109,37 @@ def test_member_of_patroni() -> None:
         "  4. reinit: 100 GiB from the primary, 17 min",
         "     patronictl -c /etc/patroni/main.yml reinit CLUSTER MEMBER",
     ]
+    named = shown(CHRIS._replace(patroni_file="/etc/patroni/main.yml"), **DIVERGED, member="15-main chris")
+    assert named[-1].endswith(" reinit 15-main chris")
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("", ""),
+        ("chris\nphysical|0/3000000|1\n", ""),
+        ("chris\n||\n", "the primary has no slot chris, so it can restore, but never stream"),
+        ("chris\nphysical||\n", "the primary keeps no WAL for its slot chris"),
+    ],
+)
+def test_slot(printed: str, words: str) -> None:
+    assert ways.parse_slot(printed).startswith(words)
+    assert bool(ways.parse_slot(printed)) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "primary"),
+    [
+        ("host=angus port=5433 user=repl password=secret", "host=angus port=5433"),
+        ("user=repl password='it''s host=x' host='angus.example.org'", "host=angus.example.org"),
+        (r"password='a\' host=x' host=angus,bon port=1,2", "host=angus,bon port=1,2"),
+        ("service=angus password=host=x", "host=PRIMARY"),
+        ("", "host=PRIMARY"),
+    ],
+)
+def test_primary_without_password(conninfo: str, primary: str) -> None:
+    assert ways.parse_primary(conninfo) == primary
+    assert f"--source-server='{primary} user=postgres'" in shown(CHRIS, primary=primary, **DIVERGED)[3]
 
 
 def test_host_that_does_not_answer() -> None:
@@ -140,6 +172,8 @@ def test_facts() -> None:
     diverged = ways.facts_of(row, AT, found(diverged_at=30))
     assert (diverged.diverged_at, diverged.written, diverged.version) == (30, 10 + 20, 15)
     assert ways.facts_of(row, AT, {"error": "it has no backup"}).backup_error == "it has no backup"
+    left = Row("chris", "angus", "restoring", problems=(f"{ABANDONED} 2, which it cannot follow",))
+    assert ways.facts_of(left, AT, found()).gap == f"{ABANDONED} 2, which it cannot follow"
     down = Row("chris", "angus", "down", problems=("it does not run",))
     assert ways.facts_of(down, ways.NOWHERE, found()).error == "it does not run"
 

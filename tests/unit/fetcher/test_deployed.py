@@ -71,7 +71,7 @@ def test_status_of_the_role(etc: Etc, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
 
 
-def test_options_by_hand_count_more(etc: Etc) -> None:
+def test_precedence_of_options_by_hand(etc: Etc) -> None:
     options = complete("--spool-dir", "/mine", "-p", "0", "-U", "barman", *BY_HAND)
     assert (options.spool_dir, options.parallel, options.user) == ("/mine", 0, "barman")
     assert options.ssh_config == "/etc/walbasin/angus/ssh_config"

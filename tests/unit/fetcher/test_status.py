@@ -20,7 +20,18 @@ def a_status(**changes: object) -> Status:
     counters.count_reply(TWO, policy.UNKNOWN, "no route to host", 1.0)
     counters.last_restored = counters.last_error_time = NOW - 30
     test = LastTest(NOW - 7200, 0.5, "", "1.0")
-    whole = Status("barman", "angus", True, True, [ONE, TWO], 40, counters, test, Gap(), Abandoned())
+    whole = Status(
+        barman_host="barman",
+        server="angus",
+        is_recovering=True,
+        is_running=True,
+        spool=[ONE, TWO],
+        free_segments=40,
+        counters=counters,
+        test=test,
+        gap=Gap(),
+        abandoned=Abandoned(),
+    )
     return whole._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -40,7 +51,7 @@ def test_plain_text() -> None:
 
 def test_plain_text_without_calls() -> None:
     text = status.plain(
-        Status("barman", "angus", False, False, [], 40, Counters(), LastTest(), Gap(), Abandoned()), NOW
+        a_status(is_recovering=False, is_running=False, spool=[], counters=Counters(), test=LastTest()), NOW
     )
     assert "not recovering" in text
     assert "never run" in text

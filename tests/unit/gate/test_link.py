@@ -32,12 +32,18 @@ ENDLESS = math.inf
 def test_should_compress(
     what: str, plain: float, compressed: float, demand: float, is_compressing: bool, expected: bool
 ) -> None:
-    figures = Figures(plain * MB, compressed * MB, demand * MB, 64 * MB, is_compressing)
+    figures = Figures(
+        plain=plain * MB,
+        compressed=compressed * MB,
+        demand=demand * MB,
+        worthwhile=64 * MB,
+        is_compressing=is_compressing,
+    )
     assert should_compress(figures) == expected, what
 
 
 def test_nothing_to_compress_with() -> None:
-    assert not should_compress(Figures(MB, 0, ENDLESS, 0, is_compressing=False))
+    assert not should_compress(Figures(plain=MB, compressed=0, demand=ENDLESS, worthwhile=0, is_compressing=False))
 
 
 class Simulation:

@@ -70,8 +70,20 @@ def test_refusal_logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert r"'barman get-wal angus \x1b[2J'" in text
 
 
+def test_mistake_in_the_gate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Write a traceback into the log of the Barman host, and show the client none."""
+    logged: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
+    monkeypatch.setattr(main, "_serve", lambda *_: {}["x"])
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"barman get-wal angus {SEGMENT}")
+    assert main.main(["angus"]) == main.REFUSED
+    assert (logged[0], logged[-1]) == ("Traceback (most recent call last):", "KeyError: 'x'")
+    words = "barman-wal-gate: internal error, please report it; the traceback is in this host's log\n"
+    assert capsys.readouterr().err == words
+
+
 def test_address_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file tells one connection from the next, and no link is followed."""
+    """Tell one connection from the next in the file, and follow no link."""
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "barman get-wal --test angus dummy_wal_name")
     monkeypatch.setenv("SSH_CONNECTION", "10.1.2.3 40000 10.1.2.4 22")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -8,7 +8,7 @@ from walbasin.local.whole_file import SUFFIX, whole_file
 CONTENT = b"as if it were WAL"
 
 
-def test_file_appears_whole(tmp_path: Path) -> None:
+def test_destination_while_written(tmp_path: Path) -> None:
     destination = tmp_path / "RECOVERYXLOG"
     with whole_file(str(destination)) as file:
         file.write(CONTENT)

@@ -54,7 +54,7 @@ class Bench:
         self.source = FakeSource()
         self.spool = Spool(str(folder / "spool"), cluster, "angus")
         archive = Archive(Remote("barman"), Request("angus", ""), cluster)
-        self.prefetcher = Prefetcher(self.spool, [archive], JOBS, MIB, loop)
+        self.prefetcher = Prefetcher(spool=self.spool, archives=[archive], jobs=JOBS, size=MIB, loop=loop)
         self.prefetcher.source = self.source
         self.results: dict[str, FetchResult] = {}
 
@@ -303,6 +303,11 @@ def test_mistake_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         (Unconfirmed("b is down"), FetchResult(policy.UNCONFIRMED, "b is down")),
         (Unheard("a is down"), FetchResult(policy.UNHEARD, "a is down")),
         (OSError(28, "No space left on device"), FetchResult(policy.LOCAL_ERROR, "spool: No space left on device")),
+        # Not the disk's, but ours.
+        (
+            OSError(9, "Bad file descriptor"),
+            FetchResult(policy.LOCAL_ERROR, "internal error, please report it: OSError: [Errno 9] Bad file descriptor"),
+        ),
         (ValueError("7"), FetchResult(policy.LOCAL_ERROR, "internal error, please report it: ValueError: 7")),
     ],
 )

@@ -38,7 +38,7 @@ def test_empty_at_first() -> None:
     ],
 )
 def test_allowance(what: str, pause: float, spent: float, allowance: float, wait: float) -> None:
-    """All but the words are seconds of the rate."""
+    """Take all values but the words as seconds of the rate."""
     clock = Clock()
     limit = RateLimit(RATE, clock)
     clock.now += pause

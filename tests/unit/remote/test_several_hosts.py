@@ -101,7 +101,7 @@ def outcome_of(fetch: SingleFetch) -> type[BaseException] | None:
     return type(fetch.error) if fetch.error else None
 
 
-def test_first_host_has_it(bench: Bench) -> None:
+def test_file_of_first_host(bench: Bench) -> None:
     fetch = bench.request()
     bench.begin("a")
     bench.say("a", None)
@@ -192,7 +192,7 @@ def test_dead_host_asked_last_in_recovery(tmp_path: Path, monkeypatch: pytest.Mo
         assert outcome_of(fetch) is NotInArchive
 
 
-def test_all_dead_all_asked(bench: Bench) -> None:
+def test_all_hosts_dead(bench: Bench) -> None:
     for host in "ab":
         bench.memory.note_outage(host, "down")
     fetch = bench.request()
@@ -255,7 +255,7 @@ def test_silent_host_awaited_before_no(bench: Bench) -> None:
     assert outcome_of(fetch) is None
 
 
-def test_promotion_waits_a_second_for_others(standby: Bench) -> None:
+def test_wait_for_others_during_promotion(standby: Bench) -> None:
     fetch = standby.request()
     standby.say("a", NO)
     standby.wait(5)
