@@ -74,7 +74,8 @@ def test_mistake_in_the_gate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Write a traceback into the log of the Barman host, and show the client none."""
     logged: list[str] = []
     monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
-    monkeypatch.setattr(main, "_serve", lambda *_: {}["x"])
+    nothing: dict[str, int] = {}
+    monkeypatch.setattr(main, "_serve", lambda *_: nothing["x"])
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", f"barman get-wal angus {SEGMENT}")
     assert main.main(["angus"]) == main.REFUSED
     assert (logged[0], logged[-1]) == ("Traceback (most recent call last):", "KeyError: 'x'")
