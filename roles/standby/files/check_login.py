@@ -19,6 +19,8 @@ import subprocess
 import sys
 from typing import Callable, Dict, List, NamedTuple
 
+# Is there on Debian, and on what is made of it.
+DEBIAN = "/etc/debian_version"
 FOLDERS = "/usr/sbin:/sbin:/usr/local/sbin"
 # Type of a key -> names of its signatures, where it has others than its own.
 SIGNATURES = {"ssh-rsa": ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"]}
@@ -142,7 +144,7 @@ def account_refusals_of(settings: Settings, account: pwd.struct_passwd) -> List[
     found = []
     if settings.get("strictmodes") == ["yes"]:
         for path in (account.pw_dir, os.path.join(account.pw_dir, ".ssh")):
-            if os.path.exists(path) and is_open(os.stat(path), account.pw_uid):
+            if os.path.exists(path) and is_open(os.stat(path), account):
                 found.append(
                     f"StrictModes is yes, and {path} is not {account.pw_name}'s alone. "
                     f"Run chown {account.pw_name} {path} and chmod go-w {path}."
@@ -152,9 +154,23 @@ def account_refusals_of(settings: Settings, account: pwd.struct_passwd) -> List[
     return found
 
 
-def is_open(status: os.stat_result, uid: int) -> bool:
-    """Tell whether others than root and this user could change a folder."""
-    return bool(status.st_mode & 0o022) or status.st_uid not in {0, uid}
+def is_open(status: os.stat_result, account: pwd.struct_passwd) -> bool:
+    """Tell whether others than root and this user could change a folder.
+
+    Debian's sshd does not mind a group that is the user's alone: there a umask of 002
+    is usual.
+    """
+    writable = 0o002 if os.path.exists(DEBIAN) and is_private(status.st_gid, account.pw_name) else 0o022
+    return bool(status.st_mode & writable) or status.st_uid not in {0, account.pw_uid}
+
+
+def is_private(gid: int, user: str) -> bool:
+    """Tell whether a group has this user, and nobody else."""
+    try:
+        named = grp.getgrgid(gid).gr_mem
+    except KeyError:
+        return False
+    return {*named, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == gid)} == {user}
 
 
 def is_locked(user: str) -> bool:
