@@ -77,7 +77,9 @@ def status(
         clusters = patroni.survey(survey.clusters())
     if json:
         print(*map(_to_json, rows), sep="\n")
-        print(*(f"{each.cluster}: {each.problem}" for each in clusters if each.problem), sep="\n", file=sys.stderr)
+        for members in clusters:
+            if members.problem:
+                print(printable(f"{members.cluster}: {members.problem}"), file=sys.stderr)
     else:
         Console().print(table.table(rows), *([patroni.table(clusters)] if clusters else []))
         for row in filter(is_stuck, rows):

@@ -241,9 +241,9 @@ class Drill:
         Raises ConsoleError, after the standby's connection was given back.
         """
         first = self._take_snapshot()
+        interruption = self._choose_interruption(first.postgres["version"])
         began, self._began = time.time(), time.monotonic()
         self.sample()
-        interruption = self._choose_interruption(first.postgres["version"])
         with outage(self.cluster, interruption, self.limit, self.tell):
             with self._phase("streaming is interrupted"):
                 self._wait(lambda sample: not sample.is_streaming, "the end of streaming", self.limit)
@@ -282,7 +282,12 @@ class Drill:
             versions = patroni.versions(self.cluster, scope, member)
             dynamic = patroni.dynamic_configuration(self.cluster)
             if nostream.can_stop_streaming(member, versions, server_version, dynamic):
-                return nostream.nostream(self.cluster, text)
+                interruption = nostream.nostream(self.cluster, text)
+                try:
+                    interruption.require(self.cluster.host)
+                    return interruption
+                except ConsoleError as error:
+                    self.tell(f"Patroni cannot do it, so the packet filter does: {error}")
         return partition(self.cluster, self._primaries)
 
     def _has_streamed(self, goal: int) -> bool:

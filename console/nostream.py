@@ -18,37 +18,54 @@ from .patroni import parse_configuration
 PATRONI = (3, 3)
 POSTGRES = 13
 # $1 is Patroni's file, $2 its user, $3 how many bytes the other configuration has.
-CHECK = """
-for program in findmnt mount umount pgrep; do
-    command -v "$program" >/dev/null || { echo "$program is not installed" >&2; exit 1; }
+FIND_PATRONI = """
+patroni=$(pgrep -u "$2" -a -f patroni | awk -v file="$1" '$NF == file && $(NF - 1) ~ /(^|\\/)patroni$/ {print $1}')
+"""
+# Nobody but root can put another file in its place: it would get the contents.
+REQUIRE_ROOTS_FOLDERS = """
+[ "$(realpath -e -- "$1")" = "$1" ] || { echo "$1 is a link" >&2; exit 1; }
+folder=$1
+until [ "$folder" = / ]; do
+    folder=$(dirname -- "$folder")
+    case $(stat -c %u:%A -- "$folder") in
+    0:d????-??-?*) ;;
+    *) echo "$folder is not root's alone" >&2; exit 1 ;;
+    esac
 done
-file=$(realpath -e -- "$1") || exit
-if findmnt --mountpoint "$file" >/dev/null; then echo "$file is a mount already" >&2; exit 1; fi
+"""
+CHECK = f"""
+for program in awk findmnt mount pgrep umount; do
+    command -v "$program" >/dev/null || {{ echo "$program is not installed" >&2; exit 1; }}
+done
+{REQUIRE_ROOTS_FOLDERS}
+if findmnt --mountpoint "$1" >/dev/null; then echo "$1 is a mount already" >&2; exit 1; fi
+mount --bind -- "$1" "$1" && umount -- "$1" || exit
+{FIND_PATRONI}
+[ -n "$patroni" ] || {{ echo "no patroni runs with $1" >&2; exit 1; }}
 """
 COPY = "/run/walbasin-drill.yml"
 # As POST /reload does, but also while the store of the cluster is away.
-RELOAD = """
-patroni=$(pgrep -u "$2" -f "patroni (-[^ ]* )*$1\\$") || patroni=
+RELOAD = f"""
+{FIND_PATRONI}
 [ -z "$patroni" ] || kill -HUP $patroni
 """
 # Of a connection that breaks only a part may come.
 MAKE = f"""
-file=$(realpath -e -- "$1") || exit
-cp --attributes-only --preserve=all -- "$file" {COPY} && cat >{COPY} \\
-    && [ "$(wc -c <{COPY})" = "$3" ] && mount --bind -- {COPY} "$file"
+{REQUIRE_ROOTS_FOLDERS}
+cp --attributes-only --preserve=all -- "$1" {COPY} && cat >{COPY} && {{
+    [ "$(wc -c <{COPY})" = "$3" ] || {{ echo "only a part of the configuration has come" >&2; false; }}
+}} && mount --bind -- {COPY} "$1"
 status=$?
 rm -f {COPY}
 [ "$status" = 0 ] || exit 1
-{RELOAD}
-[ -n "$patroni" ] || {{ echo "no patroni runs with $1" >&2; exit 1; }}
-"""
+{RELOAD}"""
 # Lazily: Patroni may read the file at this moment. A Patroni that starts later reads
 # the file as it is.
 UNDO = f"""
 rm -f {COPY}
-file=$(realpath -e -- "$1") || exit
-case $(findmnt --noheadings --output SOURCE --mountpoint "$file") in
-*/walbasin-drill.yml*) umount --lazy -- "$file" || exit ;;
+[ -e "$1" ] || exit 0
+case $(findmnt --noheadings --output SOURCE --mountpoint "$1") in
+*/walbasin-drill.yml*) umount --lazy -- "$1" || exit ;;
 esac
 {RELOAD}"""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from .hosts import Cluster
+from .hosts import Cluster, Host
 from .text import ConsoleError
 
 UNIT = "walbasin-drill"
@@ -18,19 +18,18 @@ UNDO_ATTEMPTS = 3
 # Seconds between two of them.
 UNDO_PAUSE = 2
 # What undoes it lies in a file: systemd has a meaning of its own for $ and %. Only root
-# can write to the folder, and a reboot empties it.
+# can write to the folder, and a reboot empties it. The file gets its name when the
+# timer has one, which another drill's may have. The timer tries until it succeeds.
 SCRIPT = "/run/walbasin-drill.sh"
-# What is undone by the timer is tried again until it succeeds. Another drill's file is
-# not overwritten: its timer has the name.
 START_TIMER = f"""
-if systemctl is-active --quiet {UNIT}.timer {UNIT}.service; then
-    echo "another drill is on its way here, or was: {UNIT}.timer undoes it" >&2
-    exit 1
-fi
 umask 077
-cat >{SCRIPT} || exit
-systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s \
-    --property=Restart=on-failure --property=RestartSec=10s sh {SCRIPT}
+new={SCRIPT}.$$
+cat >"$new" && systemd-run --quiet --collect --unit={UNIT} --on-active="$1" --timer-property=AccuracySec=1s \\
+    --property=Restart=on-failure --property=RestartSec=10s \\
+    sh -c 'if [ -e {SCRIPT} ]; then sh {SCRIPT}; fi' && mv "$new" {SCRIPT}
+status=$?
+rm -f "$new"
+exit "$status"
 """
 REQUIRE_TIMER = f"""
 systemctl is-active --quiet {UNIT}.timer || {{
@@ -59,6 +58,10 @@ class Interruption(NamedTuple):
     words: tuple[str, ...] = ()
     text: str = ""
 
+    def require(self, host: Host) -> None:
+        """Raise ConsoleError where it is not possible on this host."""
+        host.run(*_call(self.check, self))
+
 
 @contextmanager
 def outage(cluster: Cluster, interruption: Interruption, limit: int, tell: Callable[[str], None]) -> Iterator[None]:
@@ -67,10 +70,10 @@ def outage(cluster: Cluster, interruption: Interruption, limit: int, tell: Calla
     limit: seconds that it lasts at most, whatever happens here. Raises ConsoleError.
     """
     host = cluster.host
-    host.run(*_call(interruption.check, interruption))
+    interruption.require(host)
     # Stay outside of the `try`: when another drill's timer has the name already, this
     # drill has nothing to undo.
-    undo = f"set -- {shlex.join(interruption.words)}\n{interruption.undo}"
+    undo = f"set -- {shlex.join(interruption.words)}\n(\n{interruption.undo}\n) && rm -f {SCRIPT}\n"
     host.run("sh", "-c", START_TIMER, "sh", str(limit), stdin=undo)
     is_made = False
     try:

@@ -39,12 +39,14 @@ SELECT current_setting('server_version_num')::int / 10000 >= {SLOT_SINCE}
 \if :has_slot
 SELECT :'slot';
 \c -reuse-previous=off :primary
-READ_REPLICATION_SLOT :slot;
+READ_REPLICATION_SLOT :"slot";
 \endif
 """
 ASK_CONNINFO = "SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'"
 # Bytes of WAL a second that are replayed where no rate was measured.
 USUAL_REPLAY_RATE = 32 << 20
+# Bytes by which the archive may end before the primary, in a rebuild.
+MOST_BEHIND = 1 << 30
 STUCK = "cannot come back by itself"
 
 
@@ -52,12 +54,11 @@ class Facts(NamedTuple):
     """Hold what is known of a standby, its primary, and Barman.
 
     Positions and sizes are bytes, rates bytes a second; None: not known. behind: what
-    it has to replay from the archive. gap, slot, error: a sentence each, or empty: what
-    the archive, the primary's slot or the standby lacks. primary: host and port, in
-    words for libpq. member: scope and name in Patroni. timeline,
-    primary_timeline, version: 0 where they are not known. diverged_at: a position, or
-    0. written: what both have written since. backup_error: why there is no backup to be
-    restored.
+    it has to replay from the archive. gap, error: a sentence each, or empty. slot: what
+    PostgreSQL says of the standby's slot, or empty. primary: host and port, in words
+    for libpq. member: scope and name in Patroni. timeline, primary_timeline, version: 0
+    where they are not known. diverged_at: a position, or 0. written: what both have
+    written since. backup_error: why there is no backup to be restored.
     """
 
     role: str
@@ -102,7 +103,30 @@ def why_stuck(facts: Facts) -> str:
             f"it has left the primary's history at {lsn} (it is on timeline {facts.timeline}, the primary on "
             f"timeline {facts.primary_timeline})"
         )
-    return facts.gap or facts.slot
+    return facts.gap or _slot_problem(facts.slot)
+
+
+def _slot_problem(slot: str) -> str:
+    """Return why it can never stream, from the output of ASK_SLOT, or an empty string.
+
+    >>> _slot_problem("chris\\nphysical|0/3000000|1\\n"), _slot_problem("")
+    ('', '')
+    """
+    name, _, answer = slot.strip().partition("\n")
+    if not answer or not answer.startswith("|"):
+        return ""
+    return (
+        f"the primary has no slot {name}, so it restores, but can never stream. Run there: "
+        f"SELECT pg_create_physical_replication_slot('{name}', true)"
+    )
+
+
+def _slot_note(slot: str) -> str:
+    """Return what to know of a slot for which the primary keeps no WAL, or ""."""
+    name, _, answer = slot.strip().partition("\n")
+    if not re.match(r"\w+\|\|", answer):
+        return ""
+    return f"the primary keeps no WAL for its slot {name}: it is new, or lost. If it is lost, make it anew there"
 
 
 def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
@@ -191,7 +215,7 @@ def describe(name: str, facts: Facts, ways: list[Way]) -> list[str]:
         first = f"{name} comes back by itself{_in(ways[0].seconds)}"
     else:
         first = f"{name} is well ({facts.role})"
-    lines = [first]
+    lines = [first, *filter(None, [_slot_note(facts.slot)])]
     for number, way in enumerate(ways, 1):
         cost = f"{size(way.bytes)} from {way.source}, {duration(way.seconds)}"
         lines.append(f"  {number}. {way.name}: {f'will not do: {way.obstacle}' if way.obstacle else cost}")
@@ -234,8 +258,17 @@ def facts_of(row: Row, position: dict[str, Any], found: dict[str, Any]) -> Facts
         backup_size=int(backup["size"]),
         backup_rate=int(backup["rate"]),
         wal_since_backup=int(wal["bytes"]),
-        backup_error=f"the archive has a gap behind its backup: {wal['missing']}" if wal["missing"] else "",
+        backup_error=_backup_error(wal),
     )
+
+
+def _backup_error(wal: dict[str, Any]) -> str:
+    """Return why a rebuild is refused, from what the archive has, or ""."""
+    if wal["missing"]:
+        return f"the archive has a gap behind its backup: {wal['missing']}"
+    if int(wal["behind"]) > MOST_BEHIND:
+        return f"the archive ends {size(int(wal['behind']))} before the primary"
+    return ""
 
 
 def find_position(cluster: Cluster) -> dict[str, Any]:
@@ -285,36 +318,20 @@ def ask_barman(fleet: Fleet, cluster: Cluster, position: dict[str, Any]) -> dict
     return found
 
 
-def parse_slot(printed: str) -> str:
-    """Return what is wrong with the standby's slot, from the output of ASK_SLOT, or "".
-
-    >>> parse_slot("chris\\nphysical|0/3000000|1\\n"), parse_slot("")
-    ('', '')
-    """
-    name, _, answer = printed.strip().partition("\n")
-    kind, _, rest = answer.partition("|")
-    if not name or not answer:
-        return ""
-    if not kind:
-        return (
-            f"the primary has no slot {name}, so it can restore, but never stream: run "
-            f"SELECT pg_create_physical_replication_slot('{name}') there"
-        )
-    if rest.startswith("|"):
-        return f"the primary keeps no WAL for its slot {name} (lost, or never used): drop it there and create it again"
-    return ""
-
-
 def parse_primary(conninfo: str) -> str:
     """Return host and port in a conninfo, and nothing else: it may have a password.
+
+    Source: libpq's manual, connection strings. A \\ is before a plain character.
 
     >>> parse_primary("user=repl password='host=x' host=angus port=5433")
     'host=angus port=5433'
     """
-    without_quotes = re.sub(r"password\s*=\s*('(\\.|[^'\\])*'|\S*)", "", conninfo)
-    found = dict(re.findall(r"\b(host|port)\s*=\s*'?([A-Za-z0-9_.:,/-]+)", without_quotes))
-    words = [f"{name}={found[name]}" for name in ("host", "port") if name in found]
-    return " ".join(words) if "host" in found else "host=PRIMARY"
+    words = re.findall(r"(\w+)\s*=\s*('(?:\\.|[^'\\])*'|(?:\\.|[^\s\\])*)", conninfo)
+    found = {name: value.strip("'") for name, value in words}
+    is_plain = all(re.fullmatch(r"[A-Za-z0-9_.:,/-]+", found.get(name, "5432")) for name in ("host", "port"))
+    if "host" not in found or not is_plain:
+        return "host=PRIMARY"
+    return " ".join(f"{name}={found[name]}" for name in ("host", "port") if name in found)
 
 
 def _look_around(cluster: Cluster, facts: Facts) -> Facts:
@@ -327,9 +344,10 @@ def _look_around(cluster: Cluster, facts: Facts) -> Facts:
     if facts.role not in UNASKED:
         with contextlib.suppress(ConsoleError):
             facts = facts._replace(primary=parse_primary(psql(cluster, ASK_CONNINFO)))
-    if facts.role == RESTORING:
+    # Patroni makes the slots of its members itself.
+    if facts.role == RESTORING and not cluster.standby.patroni_file:
         with contextlib.suppress(ConsoleError):
-            facts = facts._replace(slot=parse_slot(psql(cluster, ASK_SLOT)))
+            facts = facts._replace(slot=psql(cluster, ASK_SLOT))
     return facts
 
 

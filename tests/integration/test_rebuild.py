@@ -41,6 +41,9 @@ def test_standby_from_backup(
     # What the next run finds, should this one be killed here.
     asked = {"container": str(rebuild.container), "settings": [], "tablespaces": []}
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "20261129T001817"
+    (rebuild.data / "backup_label").rename(rebuild.data / "kept")
+    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "", "it was started"
+    (rebuild.data / "kept").rename(rebuild.data / "backup_label")
     rebuild.step("tidy")
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == ""
     assert not rebuild.container.exists()

@@ -29,7 +29,9 @@ def test_place_of_copy(tmp_path: Path) -> None:
         (container / "new" / name).write_text("")
     (note,) = place_data.place(places, 15, NAME)
     assert "the old data directory is kept" in note
-    assert sorted(path.name for path in data.iterdir()) == ["pg_wal", "postgresql.auto.conf", "standby.signal"]
+    assert sorted(path.name for path in data.iterdir()) == [
+        *("pg_wal", "postgresql.auto.conf", "standby.signal", "walbasin.placed")
+    ]
     assert "host=angus" in (data / "postgresql.auto.conf").read_text()
     place_data.tidy(places)
     assert [path.name[:4] for path in container.iterdir()] == ["old-"]

@@ -8,7 +8,7 @@ import errno
 import os
 
 # What a system call answers to whoever has called it wrongly, whatever the disk does.
-_MISTAKES = (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK)
+_MISTAKES = (errno.EBADF, errno.EFAULT, errno.ENOTSOCK)
 
 _path = os.environ.get("WALBASIN_DEBUG", "")
 

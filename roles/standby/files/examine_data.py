@@ -96,12 +96,15 @@ def find_room(folders: List[str]) -> int:
     return sum({os.stat(nearest(each)).st_dev: free_bytes(each) for each in folders}.values())
 
 
-def read_placed(data: str, container: str) -> str:
-    """Return the backup that an interrupted run has put in place here, or ""."""
-    with contextlib.suppress(OSError, ValueError):
-        with open(os.path.join(container, "placed"), encoding="utf-8") as file:
-            inode, _, name = file.read().partition(" ")
-        return name if os.stat(data).st_ino == int(inode) else ""
+def read_placed(data: str) -> str:
+    """Return the backup that an interrupted run has put in place here, or "".
+
+    PostgreSQL takes backup_label away when it starts: so this has never been used.
+    """
+    with contextlib.suppress(OSError):
+        with open(os.path.join(data, "walbasin.placed"), encoding="utf-8") as file:
+            name = file.read().strip()
+        return name if os.path.exists(os.path.join(data, "backup_label")) else ""
     return ""
 
 
@@ -126,7 +129,7 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
         "size": size_of(data),
         "is_begun": os.path.isdir(new),
         "begun": size_of(new),
-        "placed": read_placed(data, container),
+        "placed": read_placed(data),
         "free": find_room([parent, *asked["tablespaces"]]),
         "can_write": can_write(parent),
         "has_conninfo": any(

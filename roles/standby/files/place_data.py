@@ -23,8 +23,10 @@ from typing import Iterator, List
 # What Barman leaves in a copy, and what must not be there in a standby's.
 LEFTOVERS = re.compile(
     r"\.barman-recover\.info|backup_manifest(\..*)?|.*\.origin|recovery\.(signal|conf|done)|postmaster\.(pid|opts)"
-    r"|barman_wal|\.barman_write_check"
+    r"|barman_wal|\.barman_write_check|walbasin\.placed"
 )
+# Has the name of the backup, until the standby has caught up.
+PLACED = "walbasin.placed"
 # Settings of another server's recovery, in what was restored of its configuration.
 RECOVERY = re.compile(
     r"\s*(restore_command|primary_conninfo|primary_slot_name|recovery_\w+|archive_cleanup_command|promote_trigger_file"
@@ -50,7 +52,6 @@ class Places:
         self.new = os.path.join(container, "new")
         self.settings = os.path.join(container, "settings")
         self.progress = os.path.join(container, "progress")
-        self.placed = os.path.join(container, "placed")
         self.discarded = os.path.join(container, "discarded")
 
 
@@ -90,7 +91,6 @@ def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: b
     its name before it loses a file, so that a server cannot start with half of it.
     """
     remove(places.discarded)
-    remove(places.placed)
     if has_to_be_empty:
         remove(places.new)
     if is_discarded and os.path.isdir(places.data):
@@ -188,7 +188,7 @@ def place(places: Places, version: int, backup: str) -> Iterator[str]:
             old = os.path.join(places.container, time.strftime("old-%Y%m%dT%H%M%S"))
             os.rename(places.data, old)
             yield f"the old data directory is kept in {old}"
-        write(places.placed, f"{os.stat(places.new).st_ino} {backup}")
+        write(os.path.join(places.new, PLACED), f"{backup}\n")
         os.rename(places.new, places.data)
         sync(places.container)
         sync(os.path.dirname(places.data))
@@ -196,7 +196,7 @@ def place(places: Places, version: int, backup: str) -> Iterator[str]:
 
 def tidy(places: Places) -> None:
     """Remove what is needed no more, and the container where nothing is kept."""
-    for path in (places.settings, places.progress, places.placed):
+    for path in (places.settings, places.progress, os.path.join(places.data, PLACED)):
         remove(path)
     if os.path.isdir(places.container) and not os.listdir(places.container):
         os.rmdir(places.container)

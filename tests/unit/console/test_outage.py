@@ -60,7 +60,7 @@ def test_script_of_the_timer() -> None:
     host = Failing()
     rehearse(host)
     assert host.asked[1].endswith(" sh 40")
-    assert host.stdin[1] == "set -- 'a $b'\nundo $1"
+    assert host.stdin[1] == "set -- 'a $b'\n(\nundo $1\n) && rm -f /run/walbasin-drill.sh\n"
     assert "$b" not in host.asked[1]
 
 

@@ -68,7 +68,7 @@ def test_standby_that_catches_up() -> None:
         ({"role": "down", "error": "it does not run"}, "chris could not be asked: it", ["rebuild", "base backup"]),
         ({"gap": GAP, "backup_error": "it has no backup"}, "cannot come back", ["base backup"]),
         ({"gap": GAP, "primary_timeline": 0}, "cannot come back", ["rebuild"]),
-        ({"slot": "the primary has no slot chris"}, "by itself: the primary has no", ["rebuild", "base backup"]),
+        ({"slot": "chris\n||"}, "by itself: the primary has no slot chris", ["rebuild", "base backup"]),
         # Its server does not run, and its data directory tells.
         (
             {**DIVERGED, "role": "down", "error": "it does not run"},
@@ -114,17 +114,18 @@ def test_member_of_patroni() -> None:
 
 
 @pytest.mark.parametrize(
-    ("printed", "words"),
+    ("printed", "first", "second"),
     [
-        ("", ""),
-        ("chris\nphysical|0/3000000|1\n", ""),
-        ("chris\n||\n", "the primary has no slot chris, so it can restore, but never stream"),
-        ("chris\nphysical||\n", "the primary keeps no WAL for its slot chris"),
+        ("", "chris comes back by itself", "  1. wait: 600 MiB"),
+        ("chris\nphysical|0/3000000|1\n", "chris comes back by itself", "  1. wait: 600 MiB"),
+        ("chris\n||\n", "chris cannot come back by itself: the primary has no slot chris", "  1. wait: will not do"),
+        ("chris\nphysical||\n", "chris comes back by itself", "the primary keeps no WAL for its slot chris: it is"),
     ],
 )
-def test_slot(printed: str, words: str) -> None:
-    assert ways.parse_slot(printed).startswith(words)
-    assert bool(ways.parse_slot(printed)) == bool(words)
+def test_slot(printed: str, first: str, second: str) -> None:
+    lines = shown(CHRIS, slot=printed)
+    assert lines[0].startswith(first)
+    assert lines[1].startswith(second)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,9 @@ def test_slot(printed: str, words: str) -> None:
         ("host=angus port=5433 user=repl password=secret", "host=angus port=5433"),
         ("user=repl password='it''s host=x' host='angus.example.org'", "host=angus.example.org"),
         (r"password='a\' host=x' host=angus,bon port=1,2", "host=angus,bon port=1,2"),
+        (r"host=angus password=ab\ host=secret", "host=angus"),
+        ("application_name='x password=' host=angus", "host=angus"),
+        ("host=angus port='54 32'", "host=PRIMARY"),
         ("service=angus password=host=x", "host=PRIMARY"),
         ("", "host=PRIMARY"),
     ],
@@ -151,7 +155,7 @@ def test_host_that_does_not_answer() -> None:
 def found(**changes: Any) -> Dict[str, Any]:
     return {
         "backup": {"size": GIB, "rate": 1000, "version": 15},
-        "wal": {"bytes": 32 * MIB, "missing": ""},
+        "wal": {"bytes": 32 * MIB, "missing": "", "behind": 0},
         "primary": {"timeline": 1, "lsn": 50},
         "diverged_at": 0,
         **changes,
@@ -167,8 +171,10 @@ def test_facts() -> None:
     assert (facts.behind, facts.replay_rate, facts.gap, facts.error) == (5, 2.0, GAP, "")
     assert (facts.backup_size, facts.wal_since_backup, facts.primary_timeline) == (GIB, 32 * MIB, 1)
     assert ways.facts_of(row, AT, found(primary=None)).primary_timeline == 0
-    gap = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "000000010000000000000007"}))
+    gap = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "000000010000000000000007", "behind": 0}))
     assert gap.backup_error == "the archive has a gap behind its backup: 000000010000000000000007"
+    late = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "", "behind": 2 * GIB}))
+    assert late.backup_error == "the archive ends 2.0 GiB before the primary"
     diverged = ways.facts_of(row, AT, found(diverged_at=30))
     assert (diverged.diverged_at, diverged.written, diverged.version) == (30, 10 + 20, 15)
     assert ways.facts_of(row, AT, {"error": "it has no backup"}).backup_error == "it has no backup"
