@@ -113,7 +113,7 @@ def _slot_problem(slot: str) -> str:
     ('', '')
     """
     name, _, answer = slot.strip().partition("\n")
-    if not answer or not answer.startswith("|"):
+    if not answer.startswith("|"):
         return ""
     return (
         f"the primary has no slot {name}, so it restores, but can never stream. Run there: "
