@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import SEGMENT_SIZE
+from tests.support.processes import wait_until
 from tests.support.standby import Call, Standby
 
 from .conftest import Primary
@@ -65,13 +66,20 @@ def greet(jobs: str) -> str:
     return "" if jobs == "0" else "echo barman-wal-gate 1 ready\n"
 
 
+def last_error(standby: Standby) -> str:
+    """Return what the prefetch process has counted last as an error."""
+    status = standby.fetch("test", "--status", "--json", host="hostile")
+    return str(json.loads(status.stdout)["counters"]["last_error"])
+
+
 def assert_refused(standby: Standby, call: Call, jobs: str, cause: str) -> None:
     """Assert that both ways have refused the file, and for which cause."""
     assert (call.status, len(call.lines)) == (3, 1)
     assert "was refused" in call.stderr
     if jobs != "0":
-        status = standby.fetch("test", "--status", "--json", host="hostile")
-        assert cause in json.loads(status.stdout)["counters"]["last_error"]
+        # The prefetch process keeps its counters once a second.
+        wait_until(lambda: last_error(standby), "the counters")
+        assert cause in last_error(standby)
     else:
         assert cause in call.stderr
     assert (standby.pg_wal(), standby.spooled()) == ([], [])
