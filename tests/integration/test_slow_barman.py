@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.barman_host import BarmanHost, both_hosts
+from tests.support.barman_host import BarmanHost
 from tests.support.processes import wait_until
 from tests.support.standby import Standby
 
@@ -29,7 +29,7 @@ def slow(barman: BarmanHost) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.timeout(120)
-@both_hosts
+@pytest.mark.parametrize("host", ["gate", pytest.param("stock", marks=pytest.mark.matrix)])
 def test_first_byte_after_silence(chris: Standby, angus: Primary, slow: Callable[[int], None], host: str) -> None:
     slow(45)
     call = chris.fetch(angus.segments[3], host=host)
