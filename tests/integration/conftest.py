@@ -20,7 +20,7 @@ from tests.support.fake_server import FakeServer
 from tests.support.network import Network
 from tests.support.postgres import SEGMENT_SIZE, Server, programs
 from tests.support.processes import give, give_folder, processes, wait_until
-from tests.support.standby import Standby
+from tests.support.standby import Standby, claim
 
 RESTORE_POINT = "before_the_mistake"
 ROWS_EACH = 100
@@ -183,9 +183,7 @@ def served(chris: Standby) -> Standby:
     its postmaster.
     """
     assert os.getppid() > 1, "process 1 cannot play the postmaster: run pytest from a shell, or through make"
-    file = chris.data / "postmaster.pid"
-    file.write_text(f"{os.getppid()}\n{chris.data}\n1700000000\n5432\n")
-    give(file)
+    claim(chris.data, os.getppid())
     return chris
 
 

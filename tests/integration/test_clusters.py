@@ -10,7 +10,7 @@ from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import SEGMENT_SIZE
 from tests.support.processes import give, wait_until
-from tests.support.standby import Standby
+from tests.support.standby import Standby, claim
 
 from .conftest import Primary
 
@@ -36,7 +36,7 @@ def make_neighbour(workdir: Path, fetcher: Path, served: Standby) -> Iterator[Ca
     def make(name: str, barman: BarmanHost, system_identifier: int) -> Standby:
         data = wal_builder.build_data_directory(workdir / name / "main", 15, system_identifier, "standby.signal")
         servers.append(subprocess.Popen(["sleep", "600"]))
-        (data / "postmaster.pid").write_text(f"{servers[-1].pid}\n{data}\n1700000000\n5433\n")
+        claim(data, servers[-1].pid)
         made.append(Standby(workdir / name, give(data), fetcher, barman))
         made[-1].spool = served.spool
         return made[-1]

@@ -13,7 +13,7 @@ from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, install
 from tests.support.fake_server import FakeServer
 from tests.support.processes import give, processes, wait_until
-from tests.support.standby import Standby
+from tests.support.standby import Standby, claim
 
 from .conftest import Primary
 
@@ -85,7 +85,7 @@ def test_sigkill_to_prefetch_process(served: Standby, angus: Primary) -> None:
 def test_end_with_killed_server(served: Standby, angus: Primary) -> None:
     """Leave no process when the server has gone."""
     server = subprocess.Popen(["sleep", "60"])
-    (served.data / "postmaster.pid").write_text(f"{server.pid}\n{served.data}\n1700000000\n5432\n")
+    claim(served.data, server.pid)
     assert served.fetch(angus.segments[2], "-p", "3", host="gate").status == 0
     assert served.prefetch_processes()
     server.kill()
@@ -182,7 +182,7 @@ def test_segment_size_from_first_segment(served: Standby, angus: Primary, archiv
 
 
 def test_process_1_as_postmaster(served: Standby, angus: Primary) -> None:
-    (served.data / "postmaster.pid").write_text(f"1\n{served.data}\n1700000000\n5432\n")
+    claim(served.data, 1)
     call = served.fetch(angus.segments[2], "-p", "3", host="gate")
     assert (call.status, len(call.lines)) == (0, 1)
     assert "process 1 is the postmaster" in call.stderr

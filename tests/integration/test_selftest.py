@@ -12,7 +12,7 @@ from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import IS_ROOT, POSTGRES, give, wait_until
-from tests.support.standby import Standby
+from tests.support.standby import Standby, claim
 
 from .conftest import Primary, rows
 
@@ -200,9 +200,7 @@ def test_mounts_of_the_server(chris: Standby, angus: Primary, mounts: str, words
     server = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], cwd=chris.data)
     try:
         wait_until(lambda: Path(f"/proc/{server.pid}/comm").read_text() == "sleep\n", "the server", step=0.05)
-        file = chris.data / "postmaster.pid"
-        file.write_text(f"{server.pid}\n{chris.data}\n1700000000\n5432\n")
-        give(file)
+        claim(chris.data, server.pid)
         call = chris.fetch(angus.segments[3], "-t", host="gate")
     finally:
         server.kill()

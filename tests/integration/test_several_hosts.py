@@ -18,7 +18,7 @@ from tests.support.barman_host import BarmanHost, write_clients
 from tests.support.network import Harm, Network
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import wait_until
-from tests.support.standby import Call, Standby
+from tests.support.standby import Call, Standby, claim
 
 from .conftest import Primary, rows
 
@@ -507,7 +507,7 @@ def test_foreground_prefetch_from_second_host(
         pair.put("barman2", each, wal(each))
     pair.refuse("barman")
     # As in a container whose process 1 is the postmaster.
-    (served.data / "postmaster.pid").write_text(f"1\n{served.data}\n1700000000\n5432\n")
+    claim(served.data, 1)
     call = pair.fetch(served, angus.segments[0], "-p", "3")
     assert call.status == 0, call.stderr
     assert served.spooled() == angus.segments[1:3]

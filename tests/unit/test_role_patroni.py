@@ -105,6 +105,9 @@ def test_configuration_file(tmp_path: Path, line: str, word: str) -> None:
         ("17 patroni /srv/b.yml", "other /srv/b.yml", {"patroni_dynamic_json": ""}, True),
         # A folder, a file that cannot be read, the environment.
         ("17 patroni /etc/patroni", "", {}, True),
+        ("17 patroni /etc/patroni", f"own {FILE}", {}, True),
+        ("17 patroni /etc/patroni/", f"own {FILE}", {}, True),
+        ("17 patroni /etc/patro", f"own {FILE}", {}, False),
         ("17 patroni", "other /srv/b.yml", {}, True),
     ],
 )

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from walbasin import policy
 from walbasin.fetcher.options import NO_COMPRESSION, Options
-from walbasin.local import data_directory
+from walbasin.local import data_directory, promotion
 from walbasin.local.data_directory import DataDirectory
+from walbasin.local.promotion import Promotion
 from walbasin.local.spool import Spool
 from walbasin.wal import segment
 
@@ -40,7 +41,7 @@ class Call(NamedTuple):
         from walbasin.remote.ssh import Remote
         from walbasin.wal.getwal import COMPRESSIONS, Request
 
-        options, promotion_files = self.options, self.promotion_files()
+        options = self.options
         request = Request(
             options.server_name,
             options.wal_name,
@@ -54,7 +55,7 @@ class Call(NamedTuple):
             remote=remotes[0],
             request=request,
             cluster=self.cluster,
-            promotion_files=promotion_files,
+            promotion=self.promotion(),
             gate_compression=gate_compression,
             rate_limit=options.rate_limit,
         )
@@ -66,13 +67,13 @@ class Call(NamedTuple):
 
         return HostMemory(self.spool)
 
-    def promotion_files(self) -> Tuple[str, ...]:
-        """Return the files whose appearance says that nobody may be held up."""
+    def promotion(self) -> Promotion:
+        """Return what says that nobody may be held up."""
         if self.cluster is None or self.mode != policy.STANDBY:
-            return ()
+            return Promotion()
         if self.is_at_end_of_recovery():
-            return (self.cluster.path,)  # which is there: the promotion has begun
-        return tuple(data_directory.promotion_files(self.cluster))
+            return Promotion((self.cluster.path,))  # which is there: it has begun
+        return promotion.watch(self.cluster)
 
     def is_at_end_of_recovery(self) -> bool:
         """Return whether this is the last call of a recovery.

@@ -121,7 +121,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     if spool is not None and reply is None and call.mode == policy.STANDBY:
         outage = spool.outage()
         if outage is not None and outage.age < OUTAGE_SECONDS:
-            if any(map(os.path.exists, call.promotion_files())):
+            if call.promotion().is_asked_for():
                 spool.record_outage(outage.cause)  # so that the next calls of the promotion are skipped, too
             cause = f": {outage.cause}" if outage.cause else ""
             raise SkippedDuringOutage(
@@ -345,8 +345,8 @@ def _report(call: Call, outcome: str, detail: str, verdict: Verdict) -> None:
 
 def _pause(seconds: float, call: Call) -> None:
     """Sleep, but not while somebody waits for a promotion."""
-    promotion_files = call.promotion_files()
+    promotion = call.promotion()
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not any(map(os.path.exists, promotion_files)):
+    while time.monotonic() < end and not promotion.is_asked_for():
         handover.check_parent()
         time.sleep(min(STEP, max(0.0, end - time.monotonic())))

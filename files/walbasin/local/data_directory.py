@@ -263,6 +263,12 @@ def process_id(postmaster_id: str) -> int:
     return int(postmaster_id.split(".", maxsplit=1)[0])
 
 
+def start_time(postmaster_id: str) -> int:
+    """Return when a server was started, in seconds since 1970; 0 if it does not say."""
+    start = postmaster_id.partition(".")[2]
+    return int(start) if start.isascii() and start.isdigit() else 0
+
+
 def find_startup_process(postmaster_id: Optional[str]) -> Optional[int]:
     """Return the startup process for which our shell runs, or None.
 

@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 from walbasin import policy
-from walbasin.local import data_directory, ipc, processes, whole_file
+from walbasin.local import data_directory, ipc, processes, promotion, whole_file
 from walbasin.local.data_directory import DataDirectory
 from walbasin.local.debug import debug
 from walbasin.local.spool import Spool
 from walbasin.prefetch import counters
 from walbasin.prefetch.counters import Counters
-from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report, report_internal_error
+from walbasin.prefetch.prefetcher import FetchResult, Prefetcher, report, report_internal_error, result_of
 from walbasin.remote.archive import Archive
 from walbasin.remote.errors import GivenUp
 from walbasin.remote.event_loop import EventLoop
@@ -33,7 +33,7 @@ IDLE_LIMIT = 60.0
 TICK = 1.0
 # Seconds between two looks at what does not announce itself, and for a promotion while
 # PostgreSQL may be waiting.
-POLL, PROMOTION_STEP = 0.02, 0.2
+POLL, PROMOTION_STEP = 0.02, 0.1
 # Seconds for which PostgreSQL asks for the same missing file, before a call looks for a
 # gap, and between two such looks; and what the call is told then.
 STUCK, LOOK_INTERVAL, LOOK = 60.0, 600.0, "look for a gap"
@@ -90,7 +90,9 @@ class PrefetchServer:
         # was last told to look for a gap.
         self.absent_since: Dict[str, float] = {}
         self.looked_at = float("-inf")
-        self.promotion_files = data_directory.promotion_files(self.cluster)
+        self.promotion = promotion.watch(self.cluster)
+        # Nothing has come for a promotion: its later requests are not tried.
+        self.has_given_up = False
         self.is_ending = False
         self.is_idle = False
         self.last_use = time.monotonic()
@@ -157,10 +159,11 @@ class PrefetchServer:
         if (
             self.prefetcher.has_work()
             and self.prefetcher.is_quiet()
-            and any(map(os.path.exists, self.promotion_files))
+            and self.promotion.is_asked_for()
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
             debug("a promotion is asked for: nothing is fetched any more")
+            self.has_given_up = True
             cause = GivenUp()
             self.prefetcher.give_up(cause)
             self.spool.record_outage(str(cause))
@@ -230,7 +233,11 @@ class PrefetchServer:
         elif segment.is_wal_file_name(name):
             debug(f"{name}: asked for by PostgreSQL")
             requested_at = self.last_use
-            self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
+            self.has_given_up = self.has_given_up and self.promotion.is_asked_for()
+            if self.has_given_up:
+                self.send_reply(client, name, requested_at, result_of(GivenUp()))
+            else:
+                self.prefetcher.request(name, lambda result: self.send_reply(client, name, requested_at, result))
         else:
             self.close_client(client)
 

@@ -1,11 +1,11 @@
 """Fetch from Barman's archive of one server, and ask what it holds."""
 
 import contextlib
-import os
 import tempfile
 from typing import BinaryIO, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from walbasin.local.data_directory import DataDirectory
+from walbasin.local.promotion import Promotion
 from walbasin.local.whole_file import whole_file
 from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
 from walbasin.remote.event_loop import EventLoop
@@ -15,14 +15,14 @@ from walbasin.wal.compression import DecompressingWriter, IncomingFile
 from walbasin.wal.getwal import Request
 
 # Seconds between two looks whether a file is still wanted.
-STEP = 0.2
+STEP = 0.1
 
 
 class Archive(NamedTuple):
     """Hold where the archive is, and whose WAL must come from it.
 
     request: what is the same for all requests. cluster: None if it is not known.
-    promotion_files: as soon as one of them is there, nobody waits for an answer.
+    promotion: as soon as it is asked for, nobody waits for an answer.
     gate_compression: see protocol.Opening; that of `request` is for Barman itself.
     rate_limit: bytes a second that all connections may bring; 0 for no limit.
     """
@@ -30,7 +30,7 @@ class Archive(NamedTuple):
     remote: Remote
     request: Request
     cluster: Optional[DataDirectory]
-    promotion_files: Tuple[str, ...] = ()
+    promotion: Promotion = Promotion()
     gate_compression: str = ""
     rate_limit: int = 0
 
@@ -155,7 +155,7 @@ def wait_for(archive: Archive, output: RemoteOutput, loop: EventLoop) -> None:
     """
 
     def is_unwanted() -> bool:
-        return loop.is_quiet() and any(map(os.path.exists, archive.promotion_files))
+        return loop.is_quiet() and archive.promotion.is_asked_for()
 
     loop.run_until(lambda: output.is_complete or is_unwanted(), STEP)
     if not output.is_complete:

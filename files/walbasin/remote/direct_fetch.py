@@ -81,7 +81,7 @@ def _fetch_once(  # noqa: PLR0917
             while len(loop) and not single.is_complete:
                 loop.run_once(STEP)
                 look()
-                if not single.is_complete and loop.is_quiet() and any(map(os.path.exists, archive.promotion_files)):
+                if not single.is_complete and loop.is_quiet() and archive.promotion.is_asked_for():
                     raise GivenUp
             if single.error is not None:
                 raise single.error

@@ -96,6 +96,8 @@ class GatePool:
         self._connections: List[GateConnection] = []
         self._wanted = 1
         self._alone = math.inf
+        # A connection was lost, and none was made since.
+        self._has_lost = False
 
     def is_ready(self) -> bool:
         """Return True: what cannot be sent yet waits in the connection."""
@@ -131,12 +133,14 @@ class GatePool:
 
     def _add(self) -> None:
         connection = GateConnection(self._remote, self._opening, self._on_lost)
+        connection.is_doubted, self._has_lost = self._has_lost, False
         self._connections.append(connection)
         self._loop.add(connection)
 
     def _on_lost(self, connection: GateConnection, cause: Exception) -> None:
         debug(f"the connection of ssh {connection.process.pid} to {self._remote.host} is lost: {cause}")
         self._connections.remove(connection)
+        self._has_lost = True
         self._wanted = max(1, len(self._connections))  # until there is a reason for another
         if isinstance(cause, NoGate) and not self._connections:
             self._on_no_gate(cause)

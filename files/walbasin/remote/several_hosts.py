@@ -6,7 +6,6 @@ first brings the file: bytes come from one host at a time.
 """
 
 import math
-import os
 import time
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -190,7 +189,7 @@ class SeveralHosts:
                 host.failed_at = time.monotonic()
 
     def _is_standby(self) -> bool:
-        return bool(self._hosts[0].archive.promotion_files)
+        return bool(self._hosts[0].archive.promotion.files)
 
     def _answer(self, search: Search, host: Host, outcome: str, detail: str = "") -> None:
         search.answers[host] = HostAnswer(host.name, outcome, detail, self._memory.copied(host.name))
@@ -369,7 +368,7 @@ class SeveralHosts:
 
     def _is_hurried(self, search: Search) -> bool:
         """Return whether a promotion has waited long enough for the others' no."""
-        is_asked_for = any(map(os.path.exists, self._hosts[0].archive.promotion_files))
+        is_asked_for = self._hosts[0].archive.promotion.is_asked_for()
         return is_asked_for and time.monotonic() - search.no_since > HEDGE
 
     def must_be_polled(self) -> bool:

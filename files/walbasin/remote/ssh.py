@@ -31,7 +31,7 @@ COMPUTE_LIMIT = 600
 LEAST = 64 * 1024
 # Seconds without a sign, after which a promotion does not wait for a connection: one
 # that is open, and one that is being made or on which Barman has yet to begin.
-QUIET_LIMIT, START_LIMIT = 1, 3
+QUIET_LIMIT, START_LIMIT = 0.6, 3
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -144,6 +144,8 @@ class Connection:
         self.on_stderr = on_stderr
         self.stderr = ""
         self.has_answered = False
+        # It was made because another one to the same host was lost.
+        self.is_doubted = False
         log_level = "DEBUG1" if on_stderr is not None else self.LOG_LEVEL
         command = ssh_command(remote, command_line, log_level, control)
         try:
@@ -217,7 +219,8 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Return whether a promotion need not wait for what may come."""
-        return time.monotonic() - self.last_sign > (QUIET_LIMIT if self.has_begun() else START_LIMIT)
+        limit = QUIET_LIMIT if self.has_begun() or self.is_doubted else START_LIMIT
+        return time.monotonic() - self.last_sign > limit
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""

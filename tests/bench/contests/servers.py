@@ -21,6 +21,9 @@ from ..field import JOBS, Field, Standby
 
 # Longer than a round: what PostgreSQL does by itself in between is not to be measured.
 RETRY_INTERVAL = "60s"
+# Seconds in which a server has ended to change its data directory because of its start,
+# and has been told that the archive has no more.
+STARTED_AND_TOLD = 6
 
 
 def replayed(server: Server, name: str) -> bool:
@@ -123,7 +126,7 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
         standby.settle()
         with running(field, base, lambda data: command) as server:
             server.start()
-            time.sleep(2)  # by now it has been told that there is no more
+            time.sleep(STARTED_AND_TOLD)
             disturb()
             with connected(server) as cursor:
                 started = time.monotonic()

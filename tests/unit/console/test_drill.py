@@ -7,9 +7,10 @@ from hypothesis import given, settings
 
 from console import drill
 from console.answers import parse_snapshot
+from console.hosts import Cluster
 from console.snapshot import Archive, Snapshot
 from console.text import ConsoleError, NotUnderstood
-from tests.support.console_standby import CHRIS, MIB, NOW, WELL, answers, snapshot
+from tests.support.console_standby import CHRIS, MIB, NOW, WELL, Answering, answers, snapshot
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,19 @@ def test_synchronous_standby_names(names: str, is_one: bool) -> None:
 )
 def test_primaries_in_a_conninfo(text: str, expected: list[tuple[str, int]]) -> None:
     assert drill.primaries(drill.parse_conninfo(text)) == expected
+
+
+class Unreachable(Answering):
+    """Cannot be asked."""
+
+    def run(self, *words: str, **_: Any) -> str:
+        raise ConsoleError("emil: no route to host")
+
+
+def test_standbys_that_run() -> None:
+    """Count no primary, and no standby that cannot be asked."""
+    hosts = [Answering({"pg_is_in_recovery": "t\n"}), Answering({"pg_is_in_recovery": "f\n"}), Unreachable({})]
+    assert drill.count_standbys(Cluster(host.name, host, CHRIS) for host in hosts) == 1
 
 
 PATRONI = "/usr/bin/python3 /usr/bin/patroni /etc/patroni.yml"

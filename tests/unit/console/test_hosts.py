@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from console.hosts import Host, read_clusters
+from console.hosts import Cluster, Fleet, Host, read_clusters
 from console.inventory import Inventory
 from console.text import ConsoleError
 from tests.support.console_standby import (
@@ -34,6 +34,28 @@ def test_names_of_several_clusters_on_a_host(chris_host: Host) -> None:
     assert (bruno.name, bruno.standby.barman_server) == ("chris/bruno", "bruno")
     with pytest.raises(ConsoleError, match="chris: no cluster is emil, only angus, bruno"):
         read_clusters(chris_host, "\n".join(lines), "emil")
+
+
+def test_peers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name other hosts' clusters of the same server of Barman, and skip who is dark."""
+    file = tmp_path / "inventory.yml"
+    file.write_text(
+        """
+        standbys:
+          vars: {standby_barman_server: angus}
+          hosts: {angus: , chris: , dora: , emil: {standby_barman_server: emil}}
+        """
+    )
+
+    def answer(host: Host, *_words: str) -> str:
+        if host.name == "dora":
+            raise ConsoleError("dora: no route to host")
+        return "\n".join(json.dumps(CHRIS._replace(barman_server=server)._asdict()) for server in ("angus", "bruno"))
+
+    monkeypatch.setattr(Host, "run", answer)
+    with Fleet([str(file)], "", [], "chris") as fleet:
+        chris = Cluster("chris", fleet.host("chris"), CHRIS._replace(barman_server="angus"))
+        assert [each.name for each in fleet.peers(chris)] == ["angus/angus"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from walbasin.local import data_directory
 from walbasin.local.host_memory import HostMemory
+from walbasin.local.promotion import Promotion
 from walbasin.local.spool import Spool
 from walbasin.remote import several_hosts
 from walbasin.remote.archive import Archive
@@ -50,13 +51,13 @@ class Bench:
         self.notices: list[str] = []
         self.sources = {name: FakeSource() for name in ("a", "b", "c")}
         self.loop = loop
-        self.promotion_files = (str(self.promote),) if is_standby else ()
+        self.promotion = Promotion((str(self.promote),)) if is_standby else Promotion()
         self.hosts = self.make("a", "b")
 
     def make(self, *names: str) -> SeveralHosts:
         """Return the hosts anew, as another call of the program would."""
         request = Request("angus", "")
-        archives = [Archive(Remote(name), request, None, self.promotion_files) for name in names]
+        archives = [Archive(Remote(name), request, None, self.promotion) for name in names]
         sources = [(each, self.sources[each.remote.host]) for each in archives]
         return SeveralHosts(sources, self.loop, self.memory, self.notices.append)
 
