@@ -138,7 +138,7 @@ def watch(
         "primary": "the primary's name in the inventory, to write a marker there (default: the archive has to move on)",
         "limit": "seconds after which streaming is given back, whatever happens (default: 300)",
         "report": "where the report goes, as a page (default: drill.html)",
-        "although-alone": "also when it is the only standby in the inventory",
+        "although-alone": "also when no other standby of the inventory runs",
         "yes": "do not ask",
     },
 )
@@ -160,7 +160,7 @@ def drill(
     with _fleet(c, inventory, known_hosts, standby) as fleet:
         cluster = fleet.cluster()
         rehearsal = drills.Drill(cluster, fleet.host(primary) if primary else None, limit, _tell)
-        reasons = rehearsal.refusals(2 if although_alone else _count_standbys(fleet, cluster, primary))
+        reasons = rehearsal.refusals(2 if although_alone else _count_standbys(fleet, cluster))
         if reasons:
             raise ConsoleError(f"no drill with {cluster.name}: {'; '.join(reasons)}")
         if not yes and not _agrees(f"Interrupt streaming to {cluster.name}, for {limit} seconds at most?"):
@@ -175,11 +175,11 @@ def drill(
     )
 
 
-def _count_standbys(fleet: Fleet, cluster: Cluster, primary: str) -> int:
-    """Return how many standbys the cluster's primary has, as far as it is known."""
+def _count_standbys(fleet: Fleet, cluster: Cluster) -> int:
+    """Return how many standbys of the cluster's primary run, as far as it is known."""
     if cluster.standby.patroni_file:
         return patroni.count_replicas(cluster)
-    return fleet.count_peers(cluster, primary)
+    return 1 + drills.count_standbys(fleet.peers(cluster))
 
 
 def _create(report: str) -> Path:

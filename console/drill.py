@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import NamedTuple, Optional
 
@@ -69,10 +69,10 @@ class Evidence(NamedTuple):
 class Surroundings(NamedTuple):
     """Hold what there is besides the standby itself.
 
-    peers: standbys of the same primary, itself included. synchronous: the primary's
-    synchronous_standby_names. application_name: the standby's. primaries: host and port
-    of each server that it may stream from. processes: the command lines on its host, a
-    line each.
+    peers: standbys of the same primary that run, itself included. synchronous: the
+    primary's synchronous_standby_names. application_name: the standby's. primaries:
+    host and port of each server that it may stream from. processes: the command lines
+    on its host, a line each.
     """
 
     peers: int
@@ -92,7 +92,7 @@ def refusals(standby: Standby, now: Snapshot, around: Surroundings) -> Iterator[
         yield f"it lags {lag >> 20} MiB behind"
     yield from status.problems(standby, now)
     if around.peers < 2:
-        yield "it is the only standby of its primary in the inventory (--although-alone, if that may be)"
+        yield "it is the only standby of its primary in the inventory that runs (--although-alone, if that may be)"
     if is_synchronous(around.synchronous, around.application_name):
         yield f"commits may wait for it (synchronous_standby_names = '{around.synchronous}')"
     if any(host.startswith("/") for host, _ in around.primaries):
@@ -149,8 +149,21 @@ SELECT setting || ' replication=true' AS primary FROM pg_settings WHERE name = '
 \\c -reuse-previous=off :primary
 SHOW synchronous_standby_names;
 """
+IS_RECOVERING = "SELECT pg_is_in_recovery()"
 IDENTITY = "SELECT system_identifier FROM pg_control_system()"
 PSQL = 'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -v ON_ERROR_STOP=1 -d postgres "$@"'
+
+
+def count_standbys(clusters: Iterable[Cluster]) -> int:
+    """Return how many are standbys that run.
+
+    A primary may be in the group, so that it is ready for the other role.
+    """
+    count = 0
+    for cluster in clusters:
+        with suppress(ConsoleError):
+            count += psql(cluster, IS_RECOVERING) == "t"
+    return count
 
 
 class Drill:
@@ -179,7 +192,7 @@ class Drill:
     def refusals(self, peers: int) -> list[str]:
         """Return the reasons against it.
 
-        peers: standbys of the same primary in the inventory. Raises ConsoleError.
+        peers: standbys of the same primary that run. Raises ConsoleError.
         """
         first = self._take_snapshot()
         settings = self._settings

@@ -3,7 +3,8 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -149,15 +150,17 @@ class Fleet:
         """Return the user that runs Barman on a host, as the role knows it."""
         return str(self._inventory.variables(name).get("standby_barman_user", "barman"))
 
-    def count_peers(self, cluster: Cluster, primary: str) -> int:
-        """Return how many standbys the inventory has for the same server of Barman.
+    def peers(self, cluster: Cluster) -> Iterator[Cluster]:
+        """Yield what other hosts of the group have for the same server of Barman.
 
-        The cluster itself is one of them, its primary is none: it may be in the group,
-        so that it is ready for the other role.
+        Leave out a host that cannot be asked.
         """
-        barman_server = cluster.standby.barman_server
-        hosts = [host for host in self._inventory.hosts("standbys") if host != primary]
-        return sum(self._inventory.variables(host).get("standby_barman_server") == barman_server for host in hosts)
+        server = cluster.standby.barman_server
+        for name in self._inventory.hosts("standbys"):
+            is_meant = self._inventory.variables(name).get("standby_barman_server") == server
+            if name != cluster.host.name and is_meant:
+                with suppress(ConsoleError):
+                    yield from _ask_clusters(self.host(name), server)
 
     def __enter__(self) -> "Fleet":
         return self
@@ -178,7 +181,7 @@ class Fleet:
 
         Raises ConsoleError.
         """
-        return read_clusters(host, host.run("sh", "-c", "cat /etc/walbasin/*/standby.json"), self._barman_server)
+        return _ask_clusters(host, self._barman_server)
 
     def cluster(self) -> Cluster:
         """Return the only cluster.
@@ -189,6 +192,11 @@ class Fleet:
         if len(found) != 1:
             raise ConsoleError(f"name one of {', '.join(cluster.name for cluster in found)} with --standby")
         return found[0]
+
+
+def _ask_clusters(host: Host, barman_server: str) -> list[Cluster]:
+    """Return what read_clusters does, for what is on the host. Raises ConsoleError."""
+    return read_clusters(host, host.run("sh", "-c", "cat /etc/walbasin/*/standby.json"), barman_server)
 
 
 def read_clusters(host: Host, records: str, barman_server: str) -> list[Cluster]:
