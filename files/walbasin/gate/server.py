@@ -126,6 +126,8 @@ class Server:
             # What is no WAL page comes from a filter of the user's own.
             is_known = stored in self.opening.accepts if stored else not is_segment or segment.may_be_page(start)
             if not is_known:
+                # The fetcher need not wait for Barman before it asks for what follows.
+                self._send_frame(protocol.FOUND)
                 self._send_from_barman(name)
                 return
             host = f" (SSH host: {self._address})" if self._address else ""

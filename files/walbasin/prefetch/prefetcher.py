@@ -80,6 +80,10 @@ class InFlightFetch:
         self._prefetcher = prefetcher
         self._first_byte_at = 0.0
 
+    def on_found(self) -> None:
+        """Note that the archive has it, and that Barman is at work on it."""
+        self._prefetcher.on_found()
+
     def on_first_byte(self) -> None:
         """Note that the file has begun to arrive."""
         self._first_byte_at = time.monotonic()
@@ -296,6 +300,15 @@ class Prefetcher:
             fetch.on_complete(error)
             return False
         return True
+
+    def on_found(self) -> None:
+        """Ask for all that there may be ahead of replay.
+
+        The gate finds a file, or none, in no time: only what is there costs Barman
+        something.
+        """
+        self._lookahead_credit = max(self._lookahead_credit, self.jobs)
+        self.pump()
 
     def on_first_byte(self) -> None:
         """Ask for one more ahead of replay: the archive has what was asked for."""

@@ -43,6 +43,9 @@ class FetchHandler(Protocol):
     def incoming(self) -> IncomingFile:
         """Return where it goes. Raises FetchError when nobody wants it any more."""
 
+    def on_found(self) -> None:
+        """Note that the archive has the file, and that Barman is at work on it."""
+
     def on_first_byte(self) -> None:
         """Note that the file has begun to arrive."""
 
@@ -207,6 +210,9 @@ class GateConnection(ssh.Connection):
             self._begin_content()
         elif self._kind == protocol.DATA and not self._has_first_byte:
             self._note_work()
+        elif self._kind == protocol.FOUND and not self._has_first_byte:
+            self._note_work()
+            self._pending[0].on_found()
         if self._kind == protocol.REST:
             self._begin_rest()
         elif self._kind == protocol.END:

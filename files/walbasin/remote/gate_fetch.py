@@ -19,6 +19,9 @@ class SingleFetch:
         self.is_complete = False
         self.error: Optional[Exception] = None
 
+    def on_found(self) -> None:
+        """Do nothing, as on_first_byte."""
+
     def on_first_byte(self) -> None:
         """Do nothing: nothing else waits for it."""
 

@@ -71,6 +71,11 @@ class HostFetch:
         """Return where the file goes. Raises ConnectionLost when nobody wants it."""
         return self.search.handler_for(self).incoming
 
+    def on_found(self) -> None:
+        """Note that the archive has the file. Another host may still be sooner."""
+        if self.search.winner in (None, self) and self.search.handler is not None:
+            self.search.handler.on_found()
+
     def on_first_byte(self) -> None:
         """Note that the file has begun to arrive."""
         self.search.handler_for(self).on_first_byte()

@@ -21,11 +21,12 @@ LIST = "list"
 
 # A frame: its kind, the length of its content in bytes, and the content.
 # A file is any number of DATA frames and an END. An empty DATA frame says that the gate
-# is at work on it. Where the fetcher has asked for ADAPTIVE compression, an empty REST
-# frame among them says once that what follows is the compressed rest of the file.
+# is at work on it; an empty FOUND frame says so of a file that the archive has, before
+# it begins. Where the fetcher has asked for ADAPTIVE compression, an empty REST frame
+# among them says once that what follows is the compressed rest of the file.
 HEADER = struct.Struct(">cQ")
-DATA, REST, END, ABSENT, ERROR = b"D", b"Z", b".", b"A", b"E"
-FRAMES = (DATA, REST, END, ABSENT, ERROR)
+DATA, FOUND, REST, END, ABSENT, ERROR = b"D", b"F", b"Z", b".", b"A", b"E"
+FRAMES = (DATA, FOUND, REST, END, ABSENT, ERROR)
 # Bytes.
 LONGEST_ERROR = 4096
 LONGEST_REQUEST = 64

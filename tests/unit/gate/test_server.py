@@ -73,6 +73,17 @@ def replies(config: Path, sent: bytes, opening: protocol.Opening = OPENING) -> l
     return frames
 
 
+def test_file_that_only_barman_can_undo(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say that the archive has it before Barman is asked, where the folders tell."""
+    monkeypatch.setenv("PATH", "")
+    name = "000000010000000000000009"
+    (config.parent / "angus" / "wals" / name[:16] / name).write_bytes(b"what a filter has made of it")
+    asked = [kind for kind, _ in replies(config, f"{name}\n".encode())]
+    assert asked == [protocol.FOUND, protocol.DATA, protocol.ERROR]
+    asked = [kind for kind, _ in replies(config.parent / "none.conf", f"{name}\n".encode())]
+    assert asked == [protocol.DATA, protocol.ERROR]
+
+
 good_lines = st.sampled_from([name.encode() for name in [*NAMES, HISTORY]])
 lines = st.one_of(
     good_lines,

@@ -118,6 +118,16 @@ def test_lookahead_one_for_each_first_byte(bench: Bench) -> None:
     assert bench.source.requested == [name(1), name(2), name(3), name(4)], "two were there, so two more are asked for"
 
 
+def test_lookahead_as_far_as_it_goes_where_barman_has_to_work(bench: Bench) -> None:
+    bench.request(name(1))
+    bench.source.handlers[name(1)].on_found()
+    assert bench.source.requested == [name(number) for number in range(1, JOBS + 1)]
+    bench.source.complete(name(3), NotInArchive())
+    bench.source.bring(name(1))
+    bench.source.bring(name(2))
+    assert len(bench.source.requested) == JOBS, "the archive has ended"
+
+
 def test_window_full(bench: Bench) -> None:
     bench.fill()
     assert bench.spool.names() == [name(number) for number in range(1, JOBS + 1)] + [name(JOBS + 1)]

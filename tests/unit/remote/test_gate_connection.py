@@ -23,7 +23,7 @@ OPENING = protocol.Opening("angus", ("gzip",))
 # Bytes of a file: some pieces of what the test makes fit, and many do not.
 LONGEST = 5000
 LONGEST_ARRIVAL = compression.longest_compressed(LONGEST)
-KINDS = (b"D", b".", b"A", b"E")
+KINDS = (b"D", b"F", b".", b"A", b"E")
 
 
 class Handler:
@@ -33,8 +33,12 @@ class Handler:
         self.name = f"{number:024X}"
         self.file: BinaryIO = (folder / self.name).open("w+b")
         self.incoming = IncomingFile(self.file, tempfile.TemporaryFile, LONGEST)
+        self.found = 0
         self.begun = 0
         self.ends: list[Exception | None] = []
+
+    def on_found(self) -> None:
+        self.found += 1
 
     def on_first_byte(self) -> None:
         self.begun += 1
@@ -71,7 +75,7 @@ def whole_replies(data: bytes, count: int) -> tuple[list[tuple[bytes, bytes]], b
         body, data = data[9 : 9 + length], data[9 + length :]
         if kind == b"D":
             content += body
-        else:
+        elif kind != b"F":
             found.append((kind, content))
             content = b""
     return found, False
@@ -94,7 +98,7 @@ def host_output() -> Iterator[Path]:
 good_frames = st.one_of(
     st.binary(max_size=4000).map(lambda content: protocol.frame(protocol.DATA, content)),
     st.binary(max_size=50).map(lambda content: protocol.frame(protocol.ERROR, content)),
-    st.sampled_from([protocol.frame(protocol.END), protocol.frame(protocol.END), protocol.frame(protocol.ABSENT)]),
+    st.sampled_from([protocol.frame(kind) for kind in (protocol.END, protocol.END, protocol.ABSENT, protocol.FOUND)]),
 )
 bad_frames = st.one_of(
     st.builds(struct.pack, st.just(">cQ"), st.sampled_from([*KINDS, b"X", b"\0"]), st.integers(0, 2**64 - 1)),
@@ -189,6 +193,18 @@ def test_too_long(host_output: Path, replies: str, errors: list[type[Exception] 
     assert [type(request.ends[0]) if request.ends[0] else None for request in requests] == errors
     for request in requests:
         assert (host_output.parent / request.name).stat().st_size <= LONGEST + 1
+        request.incoming.close()
+        request.file.close()
+
+
+def test_file_that_barman_works_on(host_output: Path) -> None:
+    """Tell once, before the file begins."""
+    found, end = protocol.frame(protocol.FOUND), protocol.frame(protocol.END)
+    content = protocol.frame(protocol.DATA, bytes(100))
+    host_output.write_bytes(protocol.GREETING + b"\n" + found + content + found + end + content + end)
+    requests = fetch_two(host_output.parent)
+    assert [(request.found, request.begun, request.ends) for request in requests] == [(1, 1, [None]), (0, 1, [None])]
+    for request in requests:
         request.incoming.close()
         request.file.close()
 
