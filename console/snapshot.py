@@ -27,11 +27,13 @@ SELECT json_build_object(
 """
 # Go to the data directory, and read the server's port and the folder of its socket. Of
 # one that is rebuilt, tell how far the copy is: tasks/restore_backup.yml has recorded
-# its size, what was there before (bytes), and when it began (seconds).
+# its size, what was there before (bytes), and when it began (seconds); then, a line
+# each, the folders of tablespaces.
 FIND_POSTGRES = """
 new=$1.rebuild/new
 if [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/progress"; then
-    copied=$(du -sB1 "$new" | cut -f 1)
+    copied=$({ echo "$new"; sed 1d "$1.rebuild/progress"; } | tr '\\n' '\\0' |
+        du -scB1 --files0-from=- 2>/dev/null | tail -n 1 | cut -f 1)
     rate=$((copied > before ? (copied - before) / ($(date +%s) - began + 1) : 0))
     missing=$((size > copied ? size - copied : 0)) left=
     [ "$rate" -eq 0 ] || left=", $((rate >> 10)) kB/s, about $((missing / rate / 60 + 1)) min left"

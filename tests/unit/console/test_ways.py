@@ -280,6 +280,8 @@ def test_barman_not_understood(answer: str) -> None:
     [
         # What is there, of what, since when: 4 MB in half a minute.
         ("{size} 0 {began}", "it is rebuilt from Barman: 4 of 40 MB, 13[0-9] kB/s, about 5 min left"),
+        # With two tablespaces, one of which has not come so far.
+        ("{size} 0 {began}\n{tablespace}\n{tablespace}2", "it is rebuilt from Barman: 6 of 40 MB, 19[0-9] kB/s, .*"),
         # Nothing came since the run began.
         ("{size} {size} {began}", "it is rebuilt from Barman: 4 of 40 MB"),
         # No run has come so far.
@@ -291,8 +293,11 @@ def test_standby_that_is_rebuilt(tmp_path: Path, progress: Optional[str], said: 
     data.mkdir()
     new.mkdir(parents=True)
     (new / "file").write_bytes(b"x" * (4 << 20))
+    tablespace = tmp_path / "a tablespace"
+    tablespace.mkdir()
+    (tablespace / "file").write_bytes(b"x" * (2 << 20))
     if progress:
-        text = progress.format(size=40 << 20, began=int(time.time()) - 30)
+        text = progress.format(size=40 << 20, began=int(time.time()) - 30, tablespace=tablespace)
         (tmp_path / "main.rebuild" / "progress").write_text(f"{text}\n", encoding="ascii")
     ran = subprocess.run(["sh", "-c", FIND_POSTGRES, "sh", data], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
