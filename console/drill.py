@@ -92,7 +92,7 @@ def refusals(standby: Standby, now: Snapshot, around: Surroundings) -> Iterator[
         yield f"it lags {lag >> 20} MiB behind"
     yield from status.problems(standby, now)
     if around.peers < 2:
-        yield "it is the only standby of its primary in the inventory that runs (--although-alone, if that may be)"
+        yield "it is the only standby of its primary that is known to run (--although-alone, if that may be)"
     if is_synchronous(around.synchronous, around.application_name):
         yield f"commits may wait for it (synchronous_standby_names = '{around.synchronous}')"
     if any(host.startswith("/") for host, _ in around.primaries):

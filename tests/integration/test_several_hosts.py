@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from walbasin.remote.ssh import LIVELY
 
 from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, write_clients
@@ -607,6 +608,29 @@ def test_promotion_with_one_host_silent(
         started = time.monotonic()
         chris.promote()
         assert time.monotonic() - started < 8, chris.log()[-3000:]
+
+
+def test_promotion_that_needs_the_other_host(
+    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
+) -> None:
+    """Give no WAL up that the second host has, because the first one is frozen."""
+    first, last = angus.segments[0], angus.segments[5]
+    for name in pair.hosts:
+        for each in (first, last):
+            pair.put(name, each, wal(each))
+    with Network(pair.hosts["barman"].port) as network:
+        pair.ports["barman"] = network.port
+        pair.write()
+        claim(served.data, os.getppid(), 3600)
+        assert pair.fetch(served, first, "-p", "2").status == 0
+        time.sleep(LIVELY + 1)
+        network.harm = Harm("silence", 0)
+        (served.data / "promote").touch()
+        time.sleep(0.1)
+        (served.data / "promote").unlink()
+        call = pair.fetch(served, last, "-p", "2")
+        assert call.status == 0, call.stderr
+        assert served.delivered() == wal(last)
 
 
 def test_stopped_recovery_without_preferred_host(

@@ -41,6 +41,9 @@ class FakeSource:
     def tick(self) -> None:
         pass
 
+    def ask_others(self) -> bool:
+        return False
+
     def must_be_polled(self) -> bool:
         return False
 

@@ -121,7 +121,7 @@ def _fetch(call: Call, reply: Optional[Reply]) -> None:
     if spool is not None and reply is None and call.mode == policy.STANDBY:
         outage = spool.outage()
         if outage is not None and outage.age < OUTAGE_SECONDS:
-            if call.promotion().is_asked_for():
+            if call.promotion().has_file():
                 spool.record_outage(outage.cause)  # so that the next calls of the promotion are skipped, too
             cause = f": {outage.cause}" if outage.cause else ""
             raise SkippedDuringOutage(

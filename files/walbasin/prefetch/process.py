@@ -162,6 +162,8 @@ class PrefetchServer:
             and self.promotion.is_asked_for()
             and data_directory.current_mode(self.cluster) == policy.STANDBY
         ):
+            if self.prefetcher.source.ask_others():
+                return
             debug("a promotion is asked for: nothing is fetched any more")
             self.has_given_up = True
             cause = GivenUp()

@@ -81,7 +81,8 @@ def _fetch_once(  # noqa: PLR0917
             while len(loop) and not single.is_complete:
                 loop.run_once(STEP)
                 look()
-                if not single.is_complete and loop.is_quiet() and archive.promotion.is_asked_for():
+                is_unwanted = not single.is_complete and loop.is_quiet() and archive.promotion.is_asked_for()
+                if is_unwanted and not hosts.ask_others():
                     raise GivenUp
             if single.error is not None:
                 raise single.error

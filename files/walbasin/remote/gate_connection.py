@@ -210,7 +210,7 @@ class GateConnection(ssh.Connection):
             self._begin_content()
         elif self._kind == protocol.DATA and not self._has_first_byte:
             self._note_work()
-        elif self._kind == protocol.FOUND and not self._has_first_byte:
+        elif self._kind == protocol.FOUND and not self._has_first_byte and not self._is_worked_on:
             self._note_work()
             self._pending[0].on_found()
         if self._kind == protocol.REST:

@@ -96,8 +96,6 @@ class GatePool:
         self._connections: List[GateConnection] = []
         self._wanted = 1
         self._alone = math.inf
-        # A connection was lost, and none was made since.
-        self._has_lost = False
 
     def is_ready(self) -> bool:
         """Return True: what cannot be sent yet waits in the connection."""
@@ -133,14 +131,12 @@ class GatePool:
 
     def _add(self) -> None:
         connection = GateConnection(self._remote, self._opening, self._on_lost)
-        connection.is_doubted, self._has_lost = self._has_lost, False
         self._connections.append(connection)
         self._loop.add(connection)
 
     def _on_lost(self, connection: GateConnection, cause: Exception) -> None:
         debug(f"the connection of ssh {connection.process.pid} to {self._remote.host} is lost: {cause}")
         self._connections.remove(connection)
-        self._has_lost = True
         self._wanted = max(1, len(self._connections))  # until there is a reason for another
         if isinstance(cause, NoGate) and not self._connections:
             self._on_no_gate(cause)
@@ -183,6 +179,10 @@ class GatePool:
         seconds = time.monotonic() - connection.awaits_since
         others = [one.rate for one in self._connections if one.answered_at > connection.awaits_since]
         return Progress(newest - connection.last_sign, seconds, connection.arrived / max(seconds, 0.001), others)
+
+    def ask_others(self) -> bool:
+        """Return False: there are no others."""
+        return False
 
     def must_be_polled(self) -> bool:
         """Return False: all that happens announces itself."""

@@ -101,6 +101,8 @@ class Search:
         self.attempts: Dict[Host, int] = {}
         # What brings the file, or has brought it.
         self.winner: Optional[HostFetch] = None
+        # A promotion waits, and whoever is left was asked.
+        self.is_hurried = False
         # When the preferred host has said no.
         self.no_since = math.inf
 
@@ -353,7 +355,7 @@ class SeveralHosts:
 
     def _take_away(self, host: Host) -> None:
         """End what a host brings: another one may."""
-        silence = ReadTimeout(f"{host.name} said nothing for {STALLED:.0f} seconds")
+        silence = ReadTimeout(f"{host.name} was silent in the middle of a file")
         for connection in self._loop.connections_to(host.archive.remote):
             self._loop.finish(connection, silence)
 
@@ -375,6 +377,25 @@ class SeveralHosts:
         """Return whether a promotion has waited long enough for the others' no."""
         is_asked_for = self._hosts[0].archive.promotion.is_asked_for()
         return is_asked_for and time.monotonic() - search.no_since > HEDGE
+
+    def ask_others(self) -> bool:
+        """Ask those hosts that were not asked, because a promotion waits.
+
+        Once, also instead of one that is silent in the middle of a file. Return whether
+        there were any.
+        """
+        is_any = False
+        for search in [each for each in self._searches.values() if each.handler is not None and not each.is_hurried]:
+            search.is_hurried = True
+            if search.winner is None:
+                for host in self._unasked(search):
+                    if search.handler is not None and host in self._unasked(search):  # another may have failed at once
+                        is_any = True
+                        self._ask(search, host)
+            elif set(self._hosts) - {search.winner.host, *search.answers}:
+                is_any = True
+                self._take_away(search.winner.host)
+        return is_any
 
     def must_be_polled(self) -> bool:
         """Return whether something is awaited that does not announce itself."""

@@ -39,6 +39,12 @@ class Source(Protocol):
     def tick(self) -> None:
         """Do what has to be done once in a while."""
 
+    def ask_others(self) -> bool:
+        """Ask those hosts that were not asked, because a promotion waits.
+
+        Return whether there were any.
+        """
+
     def must_be_polled(self) -> bool:
         """Return whether something is awaited that does not announce itself."""
 
@@ -128,6 +134,10 @@ class GateOrStock:
         self._source.tick()
         self._ask()
 
+    def ask_others(self) -> bool:
+        """Return False: there are no others."""
+        return False
+
     def must_be_polled(self) -> bool:
         """Return whether something is awaited that does not announce itself."""
         return self._source.must_be_polled()
@@ -169,6 +179,10 @@ class SingleSessions:
 
     def tick(self) -> None:
         """Do nothing."""
+
+    def ask_others(self) -> bool:
+        """Return False: there are no others."""
+        return False
 
     def must_be_polled(self) -> bool:
         """Return False: all that happens announces itself."""

@@ -30,8 +30,10 @@ COMPUTE_LIMIT = 600
 # until it is complete. Less is a trickle, and counts as silence.
 LEAST = 64 * 1024
 # Seconds without a sign, after which a promotion does not wait for a connection: one
-# that is open, and one that is being made or on which Barman has yet to begin.
-QUIET_LIMIT, START_LIMIT = 0.6, 3
+# that is open, and one that is being made or on which Barman has yet to begin. But it
+# waits, as a lookup does, for one that has brought something in the last LIVELY: what
+# it goes on with would be lost.
+QUIET_LIMIT, START_LIMIT, LIVELY = 0.6, 3, 5
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
@@ -144,8 +146,6 @@ class Connection:
         self.on_stderr = on_stderr
         self.stderr = ""
         self.has_answered = False
-        # It was made because another one to the same host was lost.
-        self.is_doubted = False
         log_level = "DEBUG1" if on_stderr is not None else self.LOG_LEVEL
         command = ssh_command(remote, command_line, log_level, control)
         try:
@@ -161,6 +161,8 @@ class Connection:
         # The limit to connect is ssh's; a host that has accepted may still be silent.
         self.last_sign = time.monotonic()
         self.deadline = self.last_sign + CONNECT_LIMIT + SILENCE_LIMIT
+        # When bytes of a file, or of other output, have come.
+        self.brought_at = -math.inf
         # Bytes that have come since the time limit was last moved.
         self._counted = 0
         # What all connections of the loop may read together.
@@ -193,7 +195,7 @@ class Connection:
 
     def count(self, received: int) -> None:
         """Note that bytes of an answer have come. A trickle of them gains no time."""
-        self.last_sign = time.monotonic()
+        self.last_sign = self.brought_at = time.monotonic()
         if self.rate_limit is not None:
             self.rate_limit.spend(received)
         self._counted += received
@@ -219,8 +221,9 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Return whether a promotion need not wait for what may come."""
-        limit = QUIET_LIMIT if self.has_begun() or self.is_doubted else START_LIMIT
-        return time.monotonic() - self.last_sign > limit
+        limit = QUIET_LIMIT if self.has_begun() else START_LIMIT
+        now = time.monotonic()
+        return now - self.last_sign > limit and now - self.brought_at > LIVELY
 
     def receive_stdout(self) -> bool:
         """Read what is there. Return False at the end."""

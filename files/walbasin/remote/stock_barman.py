@@ -140,6 +140,10 @@ class StockBarman:
         self._master = None
         self._notify_lost(cause)
 
+    def ask_others(self) -> bool:
+        """Return False: there are no others."""
+        return False
+
     def must_be_polled(self) -> bool:
         """Return whether the master's socket is awaited: nothing announces it."""
         return self._master is not None and not self._master.has_answered and not self._master.is_ready()

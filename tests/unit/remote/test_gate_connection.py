@@ -201,7 +201,7 @@ def test_file_that_barman_works_on(host_output: Path) -> None:
     """Tell once, before the file begins."""
     found, end = protocol.frame(protocol.FOUND), protocol.frame(protocol.END)
     content = protocol.frame(protocol.DATA, bytes(100))
-    host_output.write_bytes(protocol.GREETING + b"\n" + found + content + found + end + content + end)
+    host_output.write_bytes(protocol.GREETING + b"\n" + 2 * found + content + found + end + content + end)
     requests = fetch_two(host_output.parent)
     assert [(request.found, request.begun, request.ends) for request in requests] == [(1, 1, [None]), (0, 1, [None])]
     for request in requests:

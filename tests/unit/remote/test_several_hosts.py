@@ -272,6 +272,54 @@ def test_wait_for_others_during_promotion(standby: Bench) -> None:
     standby.say("b", NO)  # too late, and no harm
 
 
+def test_others_asked_for_a_promotion(standby: Bench) -> None:
+    """Give nothing up that another host may have."""
+    fetch = standby.request()
+    assert standby.asked() == "a"
+    assert standby.hosts.ask_others()
+    assert standby.asked() == "b"
+    assert not standby.hosts.ask_others(), "nobody is left"
+    standby.begin("b")
+    standby.say("b", None)
+    assert outcome_of(fetch) is None
+
+
+def test_others_asked_instead_of_one_that_is_silent(standby: Bench) -> None:
+    standby.request()
+    standby.begin("a")
+    assert standby.hosts.ask_others()
+    standby.say("a", ReadTimeout("a was silent"))
+    assert standby.hosts.has_another_way(NAME, ReadTimeout("a was silent"))
+    standby.asked()
+    fetch = standby.request()
+    assert standby.asked() == "b"
+    assert not standby.hosts.ask_others(), "once"
+    standby.begin("b")
+    standby.say("b", None)
+    assert outcome_of(fetch) is None
+
+
+def test_nobody_else_to_ask(standby: Bench) -> None:
+    assert not standby.hosts.ask_others()
+    standby.request()
+    standby.say("a", NO)
+    assert standby.asked() == "ab"
+    assert not standby.hosts.ask_others()
+
+
+def test_file_that_barman_works_on(standby: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hear of it from whoever may bring it."""
+    fetch, found = standby.request(), []
+    monkeypatch.setattr(fetch, "on_found", lambda: found.append("it"))
+    standby.hosts.ask_others()
+    first = standby.sources["a"].handlers[NAME]
+    first.on_found()
+    assert found == ["it"]
+    standby.begin("b")
+    first.on_found()
+    assert found == ["it"]
+
+
 def test_lost_connection_made_again(bench: Bench) -> None:
     bench.sources["a"].another_way = True
     fetch = bench.request()
