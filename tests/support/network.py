@@ -38,17 +38,23 @@ class _Replies(asyncio.StreamReader):
         self._near = near
         self._count = 0
 
+    def _harm(self) -> Harm | None:
+        return self._network.harm if self._is_chosen or self._network.harmed is None else None
+
+    def _is_silent(self) -> bool:
+        harm = self._harm()
+        return harm is not None and harm.kind == "silence" and self._count >= harm.after
+
     async def read(self, most: int = CHUNK) -> bytes:
-        harm = self._network.harm if self._is_chosen or self._network.harmed is None else None
+        while self._is_silent():
+            await asyncio.sleep(0.02)
+        harm = self._harm()
         if harm is not None and self._count >= harm.after:
             if harm.kind == "reset":
                 _reset(self._near)
                 raise ConnectionResetError
-            if harm.kind == "crawl":
-                most = CRAWL // 10
-                await asyncio.sleep(0.1)
-            while harm.kind == "silence" and self._network.harm is harm:
-                await asyncio.sleep(0.02)
+            most = CRAWL // 10
+            await asyncio.sleep(0.1)
         elif harm is not None:
             most = min(most, harm.after - self._count)
         data = await self._reader.read(most)

@@ -33,7 +33,7 @@ LEAST = 64 * 1024
 # that is open, and one that is being made or on which Barman has yet to begin. But it
 # waits, as a lookup does, for one that has brought something in the last LIVELY: what
 # it goes on with would be lost.
-QUIET_LIMIT, START_LIMIT, LIVELY = 0.6, 3, 5
+QUIET_LIMIT, START_LIMIT, LIVELY = 0.5, 3, 5
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
