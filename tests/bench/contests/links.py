@@ -98,7 +98,8 @@ def by_compression(link: str) -> Contest:
 
             def fetch_all() -> dict[str, float]:
                 order.rotate()
-                return {rows.LINK.format(link, way): fetch(options[way]) for way in order}
+                found = {way: fetch(options[way]) for way in order}
+                return {rows.LINK.format(link, way): found[way] for way in options}
 
             entrants: Entrants = {OURS: fetch_all}
             if is_slow:
