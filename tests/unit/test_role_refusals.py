@@ -150,7 +150,8 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
         {},
         "15",
         {"standby.signal": "", "patroni.dynamic.json": "{}"},
-        "is, or was, managed by Patroni, but no file .*remove patroni.dynamic.json",
+        "is, or was, managed by Patroni, but no file that .* can read is its whole configuration and names it as "
+        "data_dir.*remove patroni.dynamic.json",
     ),
     "inside": (
         {"standby_spool_dir": "{{ standby_data_directory }}/spool"},
