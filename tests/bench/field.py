@@ -167,7 +167,7 @@ class Field:
         self.barman.run_barman("archive-wal", f"angus_{kind}")
 
     def add_custom_archive(self, count: int) -> None:
-        """Archive the first segments once more, in a form that only Barman can undo."""
+        """Archive the first segments once more, with a filter that is not ours."""
         self.barman.add_server("angus_custom", settings=CUSTOM)
         for name in self.names[:count]:
             shutil.copy(self.local / name, self.barman.home / "angus_custom" / "incoming")

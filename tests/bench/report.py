@@ -176,7 +176,7 @@ TARGETS = [
     Target("`--rate-limit 10M`, MB a second", 9, lambda results: results.median(LIMITED)),
     Target("the same", 10.5, lambda results: results.median(LIMITED), True),
     Target("its longest wait, of a segment's time", 1.1, lambda results: results.median(LIMITED_WAIT), True),
-    Target("archive that only Barman can undo, of stock", 2, _of(CUSTOM, STOCK)),
+    Target("archive with a filter of its own, of stock", 2, _of(CUSTOM, STOCK)),
     *(Target(f"several {form} streams, of one", 0.9, _of(STREAMS.format(form), LIMIT)) for form in STREAM_FORMS),
     Target(f"{STANDBYS} standbys together, of the same {STANDBYS} one after the other", 1, _of(MANY, LIMIT)),
     Target(f"the slowest of {STANDBYS} standbys, of the fastest", 0.5, lambda results: results.median(FAIR)),

@@ -40,7 +40,7 @@ LIMITED_WAIT = "the longest wait there, of the time of a segment"
 # Forms of compression with several streams in a file.
 STREAM_FORMS = ("gzip", "bzip2")
 STREAMS = "MB a second of CPU, out of several {} streams"
-CUSTOM = "segments a second, archive that only Barman can undo"
+CUSTOM = "segments a second, archive with a filter of its own"
 MANY = f"segments a second, {STANDBYS} standbys"
 FAIR = "the slowest of them, of the fastest"
 MEMORY = "memory, -p {}, MiB"

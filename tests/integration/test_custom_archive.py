@@ -1,41 +1,109 @@
-"""Fetch from archives that only Barman itself can decompress."""
+"""Fetch from archives that the fetcher cannot decompress: the Barman host has to."""
 
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.barman_host import CUSTOM, CUSTOM_FILTER, BarmanHost, both_hosts
+from tests.support.postgres import SEGMENT_SIZE
 from tests.support.standby import Standby
 
 from .conftest import Primary
+
+HISTORY = "00000002.history"
+ENCRYPTED = """
+encryption = gpg
+encryption_key_id = barman
+encryption_passphrase_command = echo secret
+"""
 
 
 @pytest.fixture
 def custom(barman: BarmanHost, angus: Primary, name: str, wal: Callable[[str], bytes]) -> str:
     """Return a server whose archive is compressed with a filter of its own."""
     barman.add_server(name, settings=CUSTOM)
-    for file in angus.segments:
-        done = subprocess.run(CUSTOM_FILTER, shell=True, input=wal(file), stdout=subprocess.PIPE, check=True)
+    contents = {file: wal(file) for file in angus.segments} | {HISTORY: b"1\t0/3000000\tno reason\n"}
+    for file, content in contents.items():
+        done = subprocess.run(CUSTOM_FILTER, shell=True, input=content, stdout=subprocess.PIPE, check=True)
         barman.put(name, file, done.stdout)
+    return name
+
+
+@pytest.fixture
+def keyring(barman: BarmanHost) -> Iterator[Path]:
+    """Give Barman's user a key to encrypt with."""
+    folder = barman.folder / "account" / ".gnupg"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    words = ["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "secret"]
+    subprocess.run(["gpg", "--homedir", folder, *words, "--quick-gen-key", "barman", "default", "default"], check=True)
+    yield folder
+    subprocess.run(["gpgconf", "--homedir", folder, "--kill", "gpg-agent"], check=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the agent takes its sockets away too
+
+
+@pytest.fixture
+def encrypted(barman: BarmanHost, angus: Primary, name: str, wal: Callable[[str], bytes], keyring: Path) -> str:
+    """Return a server whose archive only Barman itself can undo."""
+    barman.add_server(name, settings=ENCRYPTED)
+    encrypt = ["gpg", "--homedir", str(keyring), "--batch", "--quiet", "--trust-model", "always", "-e", "-r", "barman"]
+    for file in angus.segments:
+        barman.put(name, file, subprocess.run(encrypt, input=wal(file), stdout=subprocess.PIPE, check=True).stdout)
     return name
 
 
 @both_hosts
 def test_custom_compression(
-    served: Standby, angus: Primary, custom: str, wal: Callable[[str], bytes], host: str
+    served: Standby, angus: Primary, barman: BarmanHost, custom: str, wal: Callable[[str], bytes], host: str
 ) -> None:
+    barman.requests()
     for file in angus.segments[:3]:
         assert served.fetch(file, "-p", "4", host=host, server=custom).status == 0
         assert served.delivered() == wal(file)
+    assert served.fetch(HISTORY, "-p", "4", host=host, server=custom).status == 0
+    assert served.delivered() == b"1\t0/3000000\tno reason\n"
+    # The gate runs the filter itself: that is what makes it fast.
+    assert (barman.requests() == []) == (host == "gate")
 
 
-def test_side_by_side(served: Standby, angus: Primary, barman: BarmanHost, custom: str) -> None:
+@pytest.mark.parametrize("option", ["-z", "-j", "--compress=zstd"])
+def test_custom_and_compressed(
+    served: Standby, angus: Primary, custom: str, wal: Callable[[str], bytes], option: str
+) -> None:
+    """Compress for the way what the filter has undone."""
+    file = angus.segments[0]
+    assert served.fetch(file, "-p", "1", option, host="gate", server=custom).status == 0
+    assert served.delivered() == wal(file)
+
+
+def test_damaged(served: Standby, angus: Primary, barman: BarmanHost, custom: str) -> None:
+    """Have Barman say what is wrong with a file that its filter cannot undo."""
+    file = angus.segments[0]
+    stored = barman.file(custom, file)
+    stored.write_bytes(stored.read_bytes()[: SEGMENT_SIZE // 1000])
+    barman.requests()
+    call = served.fetch(file, "-p", "1", "--retry", "0", host="gate", server=custom)
+    assert call.status not in (0, 1)
+    assert "barman get-wal" in call.stderr
+    assert any(file in request for request in barman.requests())
+    assert served.pg_wal() == []
+
+
+@both_hosts
+def test_encrypted(served: Standby, angus: Primary, encrypted: str, wal: Callable[[str], bytes], host: str) -> None:
+    for file in angus.segments[:2]:
+        assert served.fetch(file, "-p", "2", host=host, server=encrypted).status == 0
+        assert served.delivered() == wal(file)
+
+
+def test_side_by_side(served: Standby, angus: Primary, barman: BarmanHost, encrypted: str) -> None:
     """Bring what comes next, although Barman is slow with the segment before it."""
     first, second, third, slow, *others = angus.segments[:8]
     barman.hold(slow)
     for file in (first, second, third):
-        assert served.fetch(file, "-p", "5", host="gate", server=custom).status == 0
+        assert served.fetch(file, "-p", "5", host="gate", server=encrypted).status == 0
     served.wait_for_spooled(*others[:3])
     assert slow not in served.spooled()
     barman.calm()

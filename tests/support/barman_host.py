@@ -95,7 +95,7 @@ Match LocalPort {{talkative}}
     Banner {{folder}}/banner
 """
 
-# A compression that only Barman can undo, and the settings of a server that has it.
+# A compression that only its filter can undo, and the settings of a server that has it.
 CUSTOM_FILTER = "sh -c 'echo WALX && gzip -1'"
 CUSTOM = f"""
 compression = custom

@@ -112,26 +112,46 @@ def find_passive_node(config: Config, server: str) -> Optional[PassiveNode]:
 
     Raises UnknownFolders.
     """
+    (command,) = find_values(config, server, PASSIVE_OPTION)
+    if not command:
+        return None
+    try:
+        backups = _find_backups(config.readings[0], server)
+    except configparser.Error as error:
+        raise UnknownFolders(f"section {server}: {error}") from error
+    return PassiveNode(passive.find_source(command), _age(os.path.join(backups, PRIMARY_INFO)))
+
+
+def find_values(config: Config, server: str, *options: str) -> List[str]:
+    """Return what a server's options are set to, each an empty string when it is not.
+
+    For options that a model can have, and that can be set for all servers. Raises
+    UnknownFolders.
+    """
     try:
         model = _active_model(config.readings[0], server)
         if model:
             config = barman_config.read_config(config.file, server, model)
         reading = config.readings[0]
         known = _known(reading, server)
-        # The first that has the option, with or without a value.
-        sections = (model, server, barman_config.GLOBAL)
-        values = [barman_config.get(reading, section, PASSIVE_OPTION, known) for section in sections]
-        backups = _find_backups(reading, server, known)
+        return [_find_value(reading, (model, server, barman_config.GLOBAL), option, known) for option in options]
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
-    command = next((value for value in values if value is not None), "")
-    if command in UNSET:
-        return None
-    return PassiveNode(passive.find_source(command), _age(os.path.join(backups, PRIMARY_INFO)))
 
 
-def _find_backups(config: ConfigParser, server: str, known: Dict[str, str]) -> str:
+def _find_value(config: ConfigParser, sections: Tuple[str, ...], option: str, known: Dict[str, str]) -> str:
+    """Return the value of the first section that has it, with or without a value.
+
+    Raises configparser.Error.
+    """
+    values = (barman_config.get(config, section, option, known) for section in sections)
+    value = next((value for value in values if value is not None), "")
+    return "" if value in UNSET else value
+
+
+def _find_backups(config: ConfigParser, server: str) -> str:
     """Return the folder of all that belongs to a server. Raises configparser.Error."""
+    known = _known(config, server)
     return barman_config.get(config, server, BACKUPS, known) or FOLDERS[BACKUPS] % known
 
 
@@ -148,8 +168,7 @@ def _active_model(config: ConfigParser, server: str) -> str:
 
     Raises configparser.Error.
     """
-    known = _known(config, server)
-    folder = _find_backups(config, server, known)
+    folder = _find_backups(config, server)
     try:
         with open(os.path.join(folder, ACTIVE_MODEL), encoding="utf-8", errors="replace") as file:
             return file.read().strip()

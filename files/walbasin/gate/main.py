@@ -14,7 +14,7 @@ import time
 from typing import List, Union
 
 from walbasin import VERSION
-from walbasin.gate import barman_archive, barman_command, barman_config, client, connection_limit
+from walbasin.gate import barman_archive, barman_command, barman_config, child, client, connection_limit
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.wal import getwal, protocol
 
@@ -67,7 +67,7 @@ def main(words: List[str]) -> int:
     except getwal.Refused as refusal:
         syslog.syslog(syslog.LOG_WARNING, f"refused {command_line[:200]!r} from {address}: {refusal}")
         return _fail(f"refused: {refusal}")
-    except (barman_archive.ArchiveMissing, barman_config.UnknownFolders, barman_command.BarmanError) as reason:
+    except (barman_archive.ArchiveMissing, barman_config.UnknownFolders, child.ProgramFailed) as reason:
         return _fail(str(reason))
     except (ConnectionError, TimeoutError):
         return REFUSED  # the client is gone, or does not read
@@ -84,7 +84,7 @@ def main(words: List[str]) -> int:
 def _serve(asked: Asked, options: argparse.Namespace, address: str) -> int:
     """Do what was asked.
 
-    Raises Refused, ArchiveMissing, UnknownFolders, BarmanError, OSError.
+    Raises Refused, ArchiveMissing, UnknownFolders, ProgramFailed, OSError.
     """
     key = AuthorizedKey(options.key, asked.server)
     if not key.is_authorized():

@@ -5,9 +5,9 @@ import os
 import select
 import syslog
 import time
-from typing import Optional
+from typing import BinaryIO, Optional
 
-from walbasin.gate import barman_archive, barman_command, barman_config, client, compressor
+from walbasin.gate import barman_archive, barman_command, barman_config, child, client, compressor, custom_filter
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.gate.barman_archive import ArchiveMissing
 from walbasin.gate.barman_config import UnknownFolders
@@ -40,6 +40,8 @@ class Server:
             self._method = compressor.choose_method(opening.accepts)
             self._link, self._core = Link(WORTHWHILE.get(self._method, 0.0)), Core(owner)
         self.folders: Optional[barman_archive.Folders] = None
+        # How files are undone that are compressed in no known form.
+        self._filter: Optional[custom_filter.Filter] = None
         # What the connection has come to, for the auth log.
         self.files = self.sent_bytes = self.absent = self.errors = self.refused = 0
         self._address = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
@@ -47,6 +49,7 @@ class Server:
             config = barman_config.read_config(opening.config, opening.server)
             self._log = barman_archive.open_log(config)
             self.folders = barman_archive.find_folders(config, opening.server)
+            self._filter = custom_filter.find_filter(config, opening.server)
         except UnknownFolders as reason:
             syslog.syslog(syslog.LOG_WARNING, f"{opening.server}: {reason}; serving through barman get-wal, slowly")
 
@@ -119,29 +122,36 @@ class Server:
         syslog.syslog(syslog.LOG_WARNING, f"refused inside a connection from {self._address}: {text}")
 
     def _send(self, name: str, descriptor: int, length: int) -> None:
-        try:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             start = os.pread(descriptor, compression.MAGIC_LENGTH, 0)
             stored = compression.detect_compression(start)
-            is_segment = segment.is_segment_name(name)
-            # What is no WAL page comes from a filter of the user's own.
-            is_known = stored in self.opening.accepts if stored else not is_segment or segment.may_be_page(start)
-            if not is_known:
-                # The fetcher need not wait for Barman before it asks for what follows.
-                self._send_frame(protocol.FOUND)
-                self._send_from_barman(name)
+            if stored in self.opening.accepts if stored else segment.may_be_plain(name, start):
+                self._send_file(name, file, length, stored)
                 return
-            host = f" (SSH host: {self._address})" if self._address else ""
-            self._log.info("Sending WAL '%s' for server '%s' to standard output%s", name, self.opening.server, host)
-            if stored or not is_segment:
-                self._send_plain(descriptor, 0, length)
+            # The fetcher need not wait before it asks for what follows.
+            self._send_frame(protocol.FOUND)
+            if self._filter is not None:
+                with custom_filter.undo(
+                    self._filter, name, descriptor, lambda: self._send_frame(protocol.DATA)
+                ) as plain:
+                    if plain is not None:
+                        self._send_file(name, plain, os.fstat(plain.fileno()).st_size)
+                        return
+        self._send_from_barman(name)
+
+    def _send_file(self, name: str, file: BinaryIO, length: int, stored: str = "") -> None:
+        """Send a file of a known form. stored: its compression, empty for none."""
+        host = f" (SSH host: {self._address})" if self._address else ""
+        self._log.info("Sending WAL '%s' for server '%s' to standard output%s", name, self.opening.server, host)
+        try:
+            if stored or not segment.is_segment_name(name):
+                self._send_plain(file.fileno(), 0, length)
             else:
-                self._send_segment(descriptor, length)
+                self._send_segment(file.fileno(), length)
             self._send_end()
         except CompressorFailed as reason:
             self._method = ""
             self._send_error(str(reason))
-        finally:
-            os.close(descriptor)
 
     def _send_segment(self, descriptor: int, length: int) -> None:
         """Send a segment that is stored plain. Raises CompressorFailed."""
@@ -231,7 +241,7 @@ class Server:
                 self._send_data(piece)
 
     def _send_from_barman(self, name: str) -> None:
-        """Send what only Barman itself can find or decompress."""
+        """Send what only Barman itself can find or undo."""
         # Tell at once that Barman is at work: other connections then help.
         self._send_frame(protocol.DATA)
         asked = self.opening.compression if self.opening.compression in getwal.COMPRESSIONS else ""
@@ -241,7 +251,7 @@ class Server:
         with os.fdopen(os.memfd_create("stderr"), "w+b") as stderr:
             try:
                 status = barman_command.run(request, self._send_data, client.STDOUT, stderr.fileno())
-            except barman_command.BarmanError as error:
+            except child.ProgramFailed as error:
                 self._send_error(str(error))
                 return
             stderr.seek(0)

@@ -120,12 +120,18 @@ def format_lsn(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
-def may_be_page(start: bytes) -> bool:
-    """Return whether a WAL page can begin so, in either byte order.
+def may_be_plain(name: str, start: bytes) -> bool:
+    """Return whether a segment or history file can begin so: nothing is done to it yet.
 
-    >>> may_be_page(b"\\x10\\xd1"), may_be_page(b"\\xd1\\x10"), may_be_page(b"WALX")
-    (True, True, False)
+    >>> SEGMENT = "00000001000000000000000A"
+    >>> may_be_plain(SEGMENT, b"\\x10\\xd1"), may_be_plain(SEGMENT, b"\\xd1\\x10")
+    (True, True)
+    >>> may_be_plain("00000002.history", b"# no reason"), may_be_plain(SEGMENT, b"WALX")
+    (True, False)
     """
+    if is_history_name(name):
+        # Each line is a timeline, a comment, or blank.
+        return start.lstrip()[:1] in (b"", b"#") or start.lstrip()[:1].isdigit()
     return len(start) < 2 or start[0] in MAGIC_BYTES or start[1] in MAGIC_BYTES
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from walbasin.gate import barman_command
+from walbasin.gate import barman_command, child
 from walbasin.wal.getwal import Request
 
 from tests.support.processes import wait_until
@@ -61,12 +61,12 @@ def test_environment(barman: Script, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_silence(barman: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """End Barman, and what it has started."""
-    monkeypatch.setattr(barman_command, "SILENCE_LIMIT", 1)
-    monkeypatch.setattr(barman_command, "SIGN_INTERVAL", 0.2)
+    monkeypatch.setattr(child, "SILENCE_LIMIT", 1)
+    monkeypatch.setattr(child, "SIGN_INTERVAL", 0.2)
     barman(f"echo begun; sleep 60 & echo $! >{tmp_path}/pid; wait")
     started = time.monotonic()
     pieces: list[bytes] = []
-    with pytest.raises(barman_command.BarmanError, match="has sent nothing for 1 seconds"):
+    with pytest.raises(child.ProgramFailed, match="has sent nothing for 1 seconds"):
         run(pieces.append)
     assert time.monotonic() - started < 20
     assert pieces[0] == b"begun\n"

@@ -143,8 +143,8 @@ def short_limit_gate(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a gate that waits for one second instead of minutes."""
     code = (
         "import sys; sys.path.insert(0, 'files')\n"
-        "from walbasin.gate import authorized_key, barman_command, client, server\nfrom walbasin.wal import protocol\n"
-        "barman_command.SILENCE_LIMIT = client.TIME_LIMIT = server.IDLE_LIMIT = 1\n"
+        "from walbasin.gate import authorized_key, child, client, server\nfrom walbasin.wal import protocol\n"
+        "child.SILENCE_LIMIT = client.TIME_LIMIT = server.IDLE_LIMIT = 1\n"
         f"server.run(protocol.Opening('angus', (), config={str(config)!r}), authorized_key.AuthorizedKey('', 'angus'))"
     )
     command = [sys.executable, "-c", code]
