@@ -127,17 +127,19 @@ class Server:
             stored = compression.detect_compression(start)
             if stored in self.opening.accepts if stored else segment.may_be_plain(name, start):
                 self._send_file(name, file, length, stored)
-                return
-            # The fetcher need not wait before it asks for what follows.
-            self._send_frame(protocol.FOUND)
-            if self._filter is not None:
-                with custom_filter.undo(
-                    self._filter, name, descriptor, lambda: self._send_frame(protocol.DATA)
-                ) as plain:
-                    if plain is not None:
-                        self._send_file(name, plain, os.fstat(plain.fileno()).st_size)
-                        return
-        self._send_from_barman(name)
+            elif not self._send_undone(name, descriptor):
+                # The fetcher need not wait for Barman before it asks for what follows.
+                self._send_frame(protocol.FOUND)
+                self._send_from_barman(name)
+
+    def _send_undone(self, name: str, descriptor: int) -> bool:
+        """Send what the custom filter makes of a file. Return False when it cannot."""
+        if self._filter is None:
+            return False
+        with custom_filter.undo(self._filter, name, descriptor, self._send_sign) as plain:
+            if plain is not None:
+                self._send_file(name, plain, os.fstat(plain.fileno()).st_size)
+            return plain is not None
 
     def _send_file(self, name: str, file: BinaryIO, length: int, stored: str = "") -> None:
         """Send a file of a known form. stored: its compression, empty for none."""
@@ -242,8 +244,7 @@ class Server:
 
     def _send_from_barman(self, name: str) -> None:
         """Send what only Barman itself can find or undo."""
-        # Tell at once that Barman is at work: other connections then help.
-        self._send_frame(protocol.DATA)
+        self._send_sign()
         asked = self.opening.compression if self.opening.compression in getwal.COMPRESSIONS else ""
         request = getwal.Request(self.opening.server, name, self.opening.config, compression=asked)
         # In memory: the disk of a backup server is full one day, and then WAL must
@@ -263,6 +264,10 @@ class Server:
         else:
             last = output.strip().splitlines()[-1:] or ["it ended without a word"]
             self._send_error(f"barman get-wal ended with status {status}: {last[0]}")
+
+    def _send_sign(self) -> None:
+        """Tell that work on the file goes on: other connections then help."""
+        self._send_frame(protocol.DATA)
 
     def _send_data(self, data: bytes) -> None:
         self._send_frame(protocol.DATA, data)

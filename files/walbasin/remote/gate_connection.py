@@ -80,7 +80,7 @@ class GateConnection(ssh.Connection):
         # Of the last answer that brought a file: when it ended, and its bytes a second.
         self.answered_at = 0.0
         self.rate = 0.0
-        # Barman itself had to be asked for the last file.
+        # Barman itself, or a slow filter of its user's, had to undo the last file.
         self.needs_barman = False
         self._first_request_at = 0.0
         self._on_lost = on_lost

@@ -15,6 +15,7 @@ CONTESTS: dict[str, Contest] = {
     "miss": fetching.misses,
     "hosts": fetching.two_hosts,
     "recovery": servers.recovery,
+    "streaming": servers.streaming,
     "restore": servers.restore,
     "promotion": servers.promotion,
     "wide": links.wide,

@@ -46,15 +46,17 @@ def connected(server: Server) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def running(field: Field, template: Server, restore_command: Callable[[Path], str]) -> Iterator[Server]:
+def running(
+    field: Field, template: Server, restore_command: Callable[[Path], str], **settings: str
+) -> Iterator[Server]:
     """Give a real standby on a copy of `template`.
 
-    restore_command: made for its data directory.
+    restore_command: made for its data directory. settings: more of PostgreSQL's.
     """
     data = template.data.parent / "standby"
     subprocess.run(["rm", "-rf", data], check=True)
     server = template.copy(data, archive_mode="off", restore_command=restore_command(data))
-    server.configure(wal_retrieve_retry_interval=RETRY_INTERVAL)
+    server.configure(wal_retrieve_retry_interval=RETRY_INTERVAL, **settings)
     (data / "standby.signal").touch()
     give(data / "standby.signal")
     try:
@@ -84,6 +86,33 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
         PGBACKREST: recover(lambda data: standby.pgbackrest(data=data)),
         CP: recover(lambda data: standby.cp()),
     }
+
+
+@contextlib.contextmanager
+def streaming(field: Field, standby: Standby) -> Iterator[Entrants]:
+    """Measure a standby from the end of its copy until it streams from its primary."""
+    field.primary.start()
+    conninfo = f"host=127.0.0.1 port={field.primary.port} user={POSTGRES}"
+
+    def follow(command: str) -> dict[str, float]:
+        standby.settle()
+        with running(field, field.base, lambda data: command, primary_conninfo=conninfo) as server:
+            started = time.monotonic()
+            server.start()
+            wait_until(lambda: is_streaming(server) and replayed(server, field.names[-1]), "streaming", 120, step=0.01)
+            return {rows.STREAMING: time.monotonic() - started}
+
+    try:
+        yield {OURS: lambda: follow(standby.ours()), CP: lambda: follow(standby.cp())}
+    finally:
+        field.primary.end()
+
+
+def is_streaming(server: Server) -> bool:
+    """Return whether WAL comes from the primary."""
+    with connected(server) as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
+        return bool(cursor.fetchone()[0])
 
 
 @contextlib.contextmanager
