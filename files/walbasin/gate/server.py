@@ -20,9 +20,8 @@ from walbasin.wal.protocol import Opening
 STDIN = 0
 # Seconds without a request. A fetcher asks, or ends the connection, long before that.
 IDLE_LIMIT = 300
-# Bytes that are read at a time, and that the kernel sends at a time.
+# Bytes that are read at a time.
 CHUNK = 256 * 1024
-PIECE = 512 << 10
 # Bytes between two looks whether the rest should be compressed.
 STEP = 1 << 20
 
@@ -172,8 +171,7 @@ class Server:
         client.write(protocol.HEADER.pack(protocol.DATA, length))
         position, end = start, start + length
         while position < end:
-            with client.time_limit():
-                count = os.sendfile(client.STDOUT, descriptor, position, min(end - position, PIECE))
+            count = client.send(descriptor, position, end - position)
             if count == 0:  # it became shorter: the promise of the header cannot be kept
                 raise BrokenPipeError
             position += count

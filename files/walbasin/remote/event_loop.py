@@ -11,6 +11,10 @@ from walbasin.remote.rate_limit import RateLimit
 from walbasin.remote.ssh import SILENCE_LIMIT, Connection, Remote
 from walbasin.wal import segment
 
+# Seconds that the bytes of a file gather in the pipes before they are read: each look
+# into a pipe takes CPU, and ssh writes 32 KiB at a time.
+GATHER = 0.001
+
 
 class EventLoop:
     """Wait for all connections of a process, and for whatever else is readable.
@@ -27,6 +31,8 @@ class EventLoop:
         self._rate_limit = RateLimit(rate_limit) if rate_limit else None
         # Connections that are not read until the limit allows it, and since when.
         self._paused: Dict[Connection, float] = {}
+        # The last event brought bytes of a file.
+        self._is_flowing = False
 
     def __enter__(self) -> "EventLoop":
         return self
@@ -56,6 +62,9 @@ class EventLoop:
 
     def run_once(self, limit: float = SILENCE_LIMIT) -> None:
         """Wait for the next event, `limit` seconds at most, and handle it."""
+        if self._is_flowing:
+            time.sleep(GATHER)
+        began = time.monotonic()
         wait = limit if self._rate_limit is None else min(limit, self._pause_or_resume(self._rate_limit))
         awaited = self._open if not self._paused else [one for one in self._open if one not in self._paused]
         nearest = min((connection.deadline for connection in awaited), default=math.inf) - time.monotonic()
@@ -64,6 +73,7 @@ class EventLoop:
                 key.data()
             elif key.data in self._open:
                 self._receive(key.data, key.fd)
+        self._is_flowing = any(connection.brought_at >= began for connection in self._open)
         for connection in [one for one in self._open if one.deadline <= time.monotonic() and one not in self._paused]:
             self.finish(connection, connection.timeout_error())
 

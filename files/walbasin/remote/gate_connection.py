@@ -4,7 +4,6 @@ No request waits for the round trip of the one before.
 """
 
 import contextlib
-import fcntl
 import math
 import os
 import subprocess
@@ -16,15 +15,13 @@ from walbasin.local.debug import debug
 from walbasin.remote import ssh
 from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
 from walbasin.remote.ssh import Remote
-from walbasin.wal import protocol
+from walbasin.wal import pipe, protocol
 from walbasin.wal.compression import IncomingFile
 from walbasin.wal.segment import InvalidWal
 
 # Bytes that are read at a time, and that the pipe from ssh holds.
 CHUNK = 256 * 1024
 PIPE_SIZE = 1024 * 1024
-# fcntl.h; Python's fcntl has it from 3.10 on.
-F_SETPIPE_SZ = 1031
 # Seconds that one connection may take before others, and clients, have their turn: the
 # pipe of a fast network is never empty before a slow disk.
 LONGEST_TURN = 0.25
@@ -94,8 +91,7 @@ class GateConnection(ssh.Connection):
         self._is_worked_on = False
         self._error: Optional[Exception] = None
         os.set_blocking(self.stdout, False)
-        with contextlib.suppress(OSError):  # beyond a limit of the user's; the default does as well
-            fcntl.fcntl(self.stdout, F_SETPIPE_SZ, PIPE_SIZE)
+        pipe.enlarge(self.stdout, PIPE_SIZE)  # the usual size does as well
 
     def __len__(self) -> int:
         """Return how many requests wait for their answers."""
