@@ -134,17 +134,19 @@ def find_values(config: Config, server: str, *options: str) -> List[str]:
             config = barman_config.read_config(config.file, server, model)
         reading = config.readings[0]
         known = _known(reading, server)
-        return [_find_value(reading, (model, server, barman_config.GLOBAL), option, known) for option in options]
+        return [_find_value(reading, model, server, option, known) for option in options]
     except configparser.Error as error:
         raise UnknownFolders(f"section {server}: {error}") from error
 
 
-def _find_value(config: ConfigParser, sections: Tuple[str, ...], option: str, known: Dict[str, str]) -> str:
-    """Return the value of the first section that has it, with or without a value.
+def _find_value(config: ConfigParser, model: str, server: str, option: str, known: Dict[str, str]) -> str:
+    """Return the value of the first section that has it. Raises configparser.Error.
 
-    Raises configparser.Error.
+    A server that has it without a value has none. A model that does changes nothing.
     """
-    values = (barman_config.get(config, section, option, known) for section in sections)
+    values = [barman_config.get(config, section, option, known) for section in (model, server, barman_config.GLOBAL)]
+    if values[0] in UNSET:
+        del values[0]
     value = next((value for value in values if value is not None), "")
     return "" if value in UNSET else value
 

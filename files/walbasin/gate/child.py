@@ -11,7 +11,7 @@ from typing import Callable, Dict, List
 # decompress or decrypt first.
 SILENCE_LIMIT = 600
 # Seconds between two signs to the client that the program is still at work.
-SIGN_INTERVAL = 0.5
+SIGN_INTERVAL = 0.25
 # Bytes that are read at a time.
 CHUNK = 256 * 1024
 # What a client can set through sshd (AcceptEnv) reaches no program that we start.
@@ -45,7 +45,7 @@ def relay(
             os.close(stdout)
         try:
             _read(source, on_data, client, words[0])
-            wait(process)
+            _wait(process, client, words[0])
         finally:
             status = end(process)
     finally:
@@ -69,6 +69,19 @@ def _read(source: int, on_data: Callable[[bytes], None], client: int, program: s
         if data:
             limit = time.monotonic() + SILENCE_LIMIT
     raise ProgramFailed(f"{program} has sent nothing for {SILENCE_LIMIT} seconds")
+
+
+def _wait(process: int, client: int, program: str) -> None:
+    """Wait for the end of a program that prints nothing any more."""
+    poll = select.poll()
+    poll.register(client, 0)
+    step, limit = 1, time.monotonic() + SILENCE_LIMIT
+    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if poll.poll(step):
+            raise BrokenPipeError
+        if time.monotonic() > limit:
+            raise ProgramFailed(f"{program} has ended its output, and does not end itself")
+        step = min(2 * step, 250)
 
 
 def environment(path: str = "") -> Dict[str, str]:

@@ -7,18 +7,30 @@ WAL, Barman has to find out why.
 import binascii
 import contextlib
 import os
+import time
 from typing import BinaryIO, Callable, Iterator, NamedTuple, Optional
 
 from walbasin.gate import barman_archive, child, client
 from walbasin.gate.barman_config import Config, UnknownFolders
-from walbasin.wal import compression, segment
+from walbasin.wal import segment
+from walbasin.wal.segment import InvalidWal
 
+COMMAND = "custom_decompression_filter"
 # Barman's options, the same from 2.12 to 3.19.1 but for the magic, which came later.
-OPTIONS = ("compression", "custom_decompression_filter", "custom_compression_magic", "path_prefix")
+OPTIONS = ("compression", COMMAND, "custom_compression_magic", "path_prefix")
 CUSTOM = "custom"
-# Bytes of a file that is decompressed in memory. Barman would write a larger one to its
-# disk.
-LARGEST = 64 * segment.MIB
+# A filter is the last command of a shell, which gets its input as Barman gives it.
+SCRIPT = """undo() {{
+{command} <"$1"
+}}
+undo /dev/stdin"""
+# Bytes of a file that is undone in memory, for each connection. Barman would write it
+# to its disk.
+LARGEST = segment.DEFAULT_SIZE
+
+
+class FilterFailed(Exception):
+    """Report that a filter has brought no WAL; the text says why."""
 
 
 class Filter(NamedTuple):
@@ -32,53 +44,76 @@ class Filter(NamedTuple):
     magic: bytes
     path: str
 
-
-class _TooLarge(Exception):
-    """Report that more came than a file in memory should have."""
+    def is_for(self, descriptor: int) -> bool:
+        """Return whether Barman would take a file for one of this filter."""
+        return os.pread(descriptor, len(self.magic), 0) == self.magic
 
 
 def find_filter(config: Config, server: str) -> Optional[Filter]:
     """Return the filter of a server, or None when only Barman knows."""
     try:
         kind, command, magic, path = barman_archive.find_values(config, server, *OPTIONS)
-        if kind != CUSTOM or not command:
+        if kind.lower() != CUSTOM or not command:
             return None
         return Filter(command, binascii.unhexlify(magic[len("0x") :]), path)
-    except (UnknownFolders, binascii.Error):
+    except (UnknownFolders, ValueError):
         return None
 
 
 @contextlib.contextmanager
-def undo(found: Filter, name: str, descriptor: int, on_wait: Callable[[], None]) -> Iterator[Optional[BinaryIO]]:
-    """Give what a filter makes of a file, or None when only Barman can undo it.
+def undo(found: Filter, name: str, descriptor: int, on_wait: Callable[[], None]) -> Iterator[BinaryIO]:
+    """Give what a filter makes of a file.
 
-    descriptor: of the file. on_wait: called from time to time. Raises OSError when the
-    client is gone.
+    descriptor: of the file. on_wait: called every child.SIGN_INTERVAL seconds. Raises
+    FilterFailed, child.ProgramFailed, OSError when the client is gone.
     """
-    with open(os.memfd_create("undone"), "w+b", buffering=0) as undone:
-        is_undone = _is_undone(found, name, descriptor, undone, on_wait)
+    try:
+        undone = open(os.memfd_create("undone"), "w+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise FilterFailed(f"no memory: {error.strerror}") from error
+    with undone:
+        _run(found, descriptor, undone, on_wait)
         undone.seek(0)
-        yield undone if is_undone else None
+        try:
+            _verify(name, undone)
+        except InvalidWal as reason:
+            raise FilterFailed(f"{name}: {reason}") from reason
+        undone.seek(0)
+        yield undone
 
 
-def _is_undone(found: Filter, name: str, descriptor: int, undone: BinaryIO, on_wait: Callable[[], None]) -> bool:
-    if os.pread(descriptor, len(found.magic), 0) != found.magic:
-        return False
+def _run(found: Filter, descriptor: int, undone: BinaryIO, on_wait: Callable[[], None]) -> None:
+    """Write into `undone` what a filter makes of a file. Raises as `undo`."""
+    signed_at = time.monotonic()
 
     def keep(data: bytes) -> None:
-        if not data:
+        nonlocal signed_at
+        if time.monotonic() - signed_at >= child.SIGN_INTERVAL:
             on_wait()
+            signed_at = time.monotonic()
         if undone.tell() + len(data) > LARGEST:
-            raise _TooLarge
-        undone.write(data)
+            raise FilterFailed(f"more than {LARGEST} bytes")
+        try:
+            undone.write(data)
+        except OSError as error:
+            raise FilterFailed(f"no memory: {error.strerror}") from error
 
+    words = ["/bin/sh", "-c", SCRIPT.format(command=found.command)]
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        words = ["sh", "-c", found.command]
         status = child.relay(words, keep, stdin=descriptor, stderr=null, client=client.STDOUT, path=found.path)
-    except (child.ProgramFailed, _TooLarge):
-        return False
+    except child.ProgramFailed as reason:
+        raise child.ProgramFailed(f"{COMMAND}: {reason}") from reason
     finally:
         os.close(null)
-    start = os.pread(undone.fileno(), compression.MAGIC_LENGTH, 0)
-    return status == 0 and bool(start) and segment.may_be_plain(name, start)
+    if status != 0:
+        raise FilterFailed(f"status {status}")
+
+
+def _verify(name: str, undone: BinaryIO) -> None:
+    """Raise InvalidWal unless a file is whole."""
+    content = undone.read(segment.HISTORY_LIMIT if segment.is_history_name(name) else segment.LONG_HEADER.size)
+    if segment.is_history_name(name):
+        segment.parse_history(name, content)
+    else:
+        segment.verify_segment(name, content, os.fstat(undone.fileno()).st_size, None)

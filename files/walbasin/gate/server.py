@@ -13,6 +13,7 @@ from walbasin.gate.barman_archive import ArchiveMissing
 from walbasin.gate.barman_config import UnknownFolders
 from walbasin.gate.compressor import CompressorFailed
 from walbasin.gate.connection_limit import Core
+from walbasin.gate.custom_filter import FilterFailed
 from walbasin.gate.link import WORTHWHILE, Link
 from walbasin.wal import compression, getwal, protocol, segment
 from walbasin.wal.protocol import Opening
@@ -41,6 +42,8 @@ class Server:
         self.folders: Optional[barman_archive.Folders] = None
         # How files are undone that are compressed in no known form.
         self._filter: Optional[custom_filter.Filter] = None
+        # The fetcher knows that the archive has the file.
+        self._is_found = False
         # What the connection has come to, for the auth log.
         self.files = self.sent_bytes = self.absent = self.errors = self.refused = 0
         self._address = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
@@ -124,21 +127,31 @@ class Server:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             start = os.pread(descriptor, compression.MAGIC_LENGTH, 0)
             stored = compression.detect_compression(start)
-            if stored in self.opening.accepts if stored else segment.may_be_plain(name, start):
+            is_known = stored in self.opening.accepts if stored else segment.may_be_plain(name, start)
+            if is_known:
                 self._send_file(name, file, length, stored)
-            elif not self._send_undone(name, descriptor):
-                # The fetcher need not wait for Barman before it asks for what follows.
-                self._send_frame(protocol.FOUND)
-                self._send_from_barman(name)
+                return
+            self._is_found = False
+            if self._send_undone(name, descriptor):
+                return
+        self._send_found()
+        self._send_from_barman(name)
 
     def _send_undone(self, name: str, descriptor: int) -> bool:
-        """Send what the custom filter makes of a file. Return False when it cannot."""
-        if self._filter is None:
+        """Send what the custom filter makes of a file. Return False for Barman's."""
+        if self._filter is None or not self._filter.is_for(descriptor):
             return False
-        with custom_filter.undo(self._filter, name, descriptor, self._send_sign) as plain:
-            if plain is not None:
+        try:
+            with custom_filter.undo(self._filter, name, descriptor, self._send_found) as plain:
                 self._send_file(name, plain, os.fstat(plain.fileno()).st_size)
-            return plain is not None
+        except FilterFailed as reason:
+            self._filter = None
+            what = f"{self.opening.server}: {custom_filter.COMMAND} brings no WAL: {reason}"
+            syslog.syslog(syslog.LOG_WARNING, f"{what}; serving through barman get-wal, slowly")
+            return False
+        except child.ProgramFailed as reason:
+            self._send_error(str(reason))
+        return True
 
     def _send_file(self, name: str, file: BinaryIO, length: int, stored: str = "") -> None:
         """Send a file of a known form. stored: its compression, empty for none."""
@@ -242,7 +255,7 @@ class Server:
 
     def _send_from_barman(self, name: str) -> None:
         """Send what only Barman itself can find or undo."""
-        self._send_sign()
+        self._send_frame(protocol.DATA)
         asked = self.opening.compression if self.opening.compression in getwal.COMPRESSIONS else ""
         request = getwal.Request(self.opening.server, name, self.opening.config, compression=asked)
         # In memory: the disk of a backup server is full one day, and then WAL must
@@ -263,9 +276,13 @@ class Server:
             last = output.strip().splitlines()[-1:] or ["it ended without a word"]
             self._send_error(f"barman get-wal ended with status {status}: {last[0]}")
 
-    def _send_sign(self) -> None:
-        """Tell that work on the file goes on: other connections then help."""
-        self._send_frame(protocol.DATA)
+    def _send_found(self) -> None:
+        """Tell that the archive has the file, and once more that work on it goes on.
+
+        The fetcher need not wait before it asks for what follows, on more connections.
+        """
+        self._send_frame(protocol.DATA if self._is_found else protocol.FOUND)
+        self._is_found = True
 
     def _send_data(self, data: bytes) -> None:
         self._send_frame(protocol.DATA, data)

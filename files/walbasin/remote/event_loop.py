@@ -31,7 +31,7 @@ class EventLoop:
         self._rate_limit = RateLimit(rate_limit) if rate_limit else None
         # Connections that are not read until the limit allows it, and since when.
         self._paused: Dict[Connection, float] = {}
-        # The last event brought bytes of a file.
+        # The last event brought bytes of a file, and more have room in the pipe.
         self._is_flowing = False
 
     def __enter__(self) -> "EventLoop":
@@ -73,7 +73,8 @@ class EventLoop:
                 key.data()
             elif key.data in self._open:
                 self._receive(key.data, key.fd)
-        self._is_flowing = any(connection.brought_at >= began for connection in self._open)
+        flowing = [connection for connection in self._open if connection.brought_at >= began]
+        self._is_flowing = bool(flowing) and all(connection.has_large_pipe for connection in flowing)
         for connection in [one for one in self._open if one.deadline <= time.monotonic() and one not in self._paused]:
             self.finish(connection, connection.timeout_error())
 

@@ -15,13 +15,12 @@ from walbasin.local.debug import debug
 from walbasin.remote import ssh
 from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
 from walbasin.remote.ssh import Remote
-from walbasin.wal import pipe, protocol
+from walbasin.wal import protocol
 from walbasin.wal.compression import IncomingFile
 from walbasin.wal.segment import InvalidWal
 
-# Bytes that are read at a time, and that the pipe from ssh holds.
+# Bytes that are read at a time.
 CHUNK = 256 * 1024
-PIPE_SIZE = 1024 * 1024
 # Seconds that one connection may take before others, and clients, have their turn: the
 # pipe of a fast network is never empty before a slow disk.
 LONGEST_TURN = 0.25
@@ -91,7 +90,6 @@ class GateConnection(ssh.Connection):
         self._is_worked_on = False
         self._error: Optional[Exception] = None
         os.set_blocking(self.stdout, False)
-        pipe.enlarge(self.stdout, PIPE_SIZE)  # the usual size does as well
 
     def __len__(self) -> int:
         """Return how many requests wait for their answers."""

@@ -18,6 +18,7 @@ from walbasin.remote.errors import (
     RemoteError,
 )
 from walbasin.remote.rate_limit import RateLimit
+from walbasin.wal import pipe
 
 # Seconds: to connect, without a sign of life, and for the end of a former master.
 CONNECT_LIMIT = 10
@@ -37,8 +38,9 @@ QUIET_LIMIT, START_LIMIT, LIVELY = 0.5, 3, 5
 # Connections. sshd drops some at random from the eleventh unauthenticated one on
 # (MaxStartups 10:30:100).
 MOST_CONNECTIONS = 8
-# Bytes that are read at a time, and kept of stderr.
-CHUNK = 1 << 20
+# Bytes that are read at a time, that the pipe from ssh holds, and that are kept of
+# stderr.
+CHUNK = PIPE_SIZE = 1 << 20
 STDERR_KEPT = 4096
 # ssh's own failures; a remote command that ends so cannot be told from them.
 SSH_FAILED = 255
@@ -157,6 +159,7 @@ class Connection:
         debug(f"ssh {self.process.pid} to {remote.host} starts: {command_line or 'a shared connection'}")
         assert self.process.stdout and self.process.stderr
         self.stdout = self.process.stdout.fileno()
+        self.has_large_pipe = pipe.enlarge(self.stdout, PIPE_SIZE)
         self.descriptors = (self.stdout, self.process.stderr.fileno())
         # The limit to connect is ssh's; a host that has accepted may still be silent.
         self.last_sign = time.monotonic()
@@ -261,10 +264,10 @@ class Connection:
         if self.process.poll() is None:
             self.process.kill()
         debug(f"ssh {self.process.pid} ended with {self.process.wait()}")
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe is not None:
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
                 with contextlib.suppress(OSError):
-                    pipe.close()
+                    stream.close()
 
 
 class RemoteCommand(Protocol):

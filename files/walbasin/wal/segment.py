@@ -4,9 +4,10 @@ Layouts are those of PostgreSQL's src/include/access/xlog_internal.h and
 src/backend/access/transam/timeline.c, the same from version 10 to 18.
 """
 
+import re
 import struct
 import sys
-from typing import BinaryIO, List, Optional, Tuple
+from typing import BinaryIO, List, Literal, Optional, Tuple
 
 # The digits of names; PostgreSQL writes capitals only.
 HEXADECIMAL = "0123456789ABCDEF"
@@ -18,6 +19,8 @@ SMALLEST, LARGEST = 1 * MIB, 1024 * MIB
 LOG_SIZE = 1 << 32
 # Bytes of a history file, more than any real one has.
 HISTORY_LIMIT = 1 * MIB
+# How a history file begins: a timeline, a comment, or nothing, in a line of its own.
+HISTORY_START = re.compile(rb"\s*(?:#|[0-9]+(?:\s|$)|$)")
 
 # XLogLongPageHeaderData: magic, info, timeline, page address, remaining length,
 # (alignment), system identifier, segment size, block size. WAL is written in the
@@ -29,8 +32,8 @@ FLAGS = 0x000F
 BLOCK_SIZES = [1 << power for power in range(10, 17)]
 # Every release changes the low byte; 10 to 18 run from 0xD097 to 0xD118.
 MAGIC_RANGE = range(0xD000, 0xE000)
-# The byte of it that is the same in all releases, wherever its machine puts it.
-MAGIC_BYTES = range(0xD0, 0xE0)
+# Bytes of the magic and the flags, with which a page begins.
+PAGE_START = 4
 
 
 class InvalidWal(Exception):
@@ -123,16 +126,22 @@ def format_lsn(lsn: int) -> str:
 def may_be_plain(name: str, start: bytes) -> bool:
     """Return whether a segment or history file can begin so: nothing is done to it yet.
 
-    >>> SEGMENT = "00000001000000000000000A"
-    >>> may_be_plain(SEGMENT, b"\\x10\\xd1"), may_be_plain(SEGMENT, b"\\xd1\\x10")
-    (True, True)
-    >>> may_be_plain("00000002.history", b"# no reason"), may_be_plain(SEGMENT, b"WALX")
-    (True, False)
+    start: at least its first bytes, in the byte order of any machine.
+
+    >>> little, big = b"\\x10\\xd1\\2\\0", b"\\xd1\\x10\\0\\2"
+    >>> [may_be_plain("0" * 24, start) for start in (little, big, b"WALX")]
+    [True, True, False]
+    >>> [may_be_plain("00000002.history", start) for start in (b"1\\t0/30", b"7z")]
+    [True, False]
     """
     if is_history_name(name):
-        # Each line is a timeline, a comment, or blank.
-        return start.lstrip()[:1] in (b"", b"#") or start.lstrip()[:1].isdigit()
-    return len(start) < 2 or start[0] in MAGIC_BYTES or start[1] in MAGIC_BYTES
+        return not start or HISTORY_START.match(start) is not None
+    return len(start) < PAGE_START or any(_begins_page(start, order) for order in ("little", "big"))
+
+
+def _begins_page(start: bytes, order: Literal["little", "big"]) -> bool:
+    magic, info = (int.from_bytes(start[each : each + 2], order) for each in (0, 2))
+    return magic in MAGIC_RANGE and bool(info & HAS_LONG_HEADER) and not info & ~FLAGS
 
 
 def verify_header(
