@@ -96,6 +96,8 @@ def _is_undone(cluster: Cluster, interruption: Interruption, is_made: bool, tell
     to the host. Errors are told, not raised: another may be on its way already.
     """
     for attempt in range(UNDO_ATTEMPTS):
+        if attempt:
+            time.sleep(UNDO_PAUSE)
         try:
             cluster.host.run(*_call(interruption.undo, interruption))
             if is_made:
@@ -104,5 +106,4 @@ def _is_undone(cluster: Cluster, interruption: Interruption, is_made: bool, tell
         except ConsoleError as error:
             cluster.host.close()
             tell(f"cannot give streaming back, attempt {attempt + 1}: {error}")
-            time.sleep(UNDO_PAUSE)
     return False

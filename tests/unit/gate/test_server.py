@@ -84,6 +84,64 @@ def test_file_that_only_barman_can_undo(config: Path, monkeypatch: pytest.Monkey
     assert asked == [protocol.DATA, protocol.ERROR]
 
 
+@pytest.fixture
+def filtered(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that makes a configuration with this filter for the archive.
+
+    Its segments are not compressed, but for four bytes before them.
+    """
+    folder = tmp_path / "angus" / "wals" / NAMES[0][:16]
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        (folder / name).write_bytes(b"WALX" + build_segment(name, size=MIB))
+
+    def configure(command: str) -> Path:
+        file = tmp_path / "barman.conf"
+        settings = f"compression = custom\ncustom_decompression_filter = {command}\n"
+        file.write_text(f"[barman]\nbarman_home = {tmp_path}\n[angus]\n{settings}")
+        return file
+
+    return configure
+
+
+def test_custom_filter(filtered: Callable[[str], Path]) -> None:
+    data, end = replies(filtered("tail -c +5"), f"{NAMES[0]}\n".encode())
+    assert data == (protocol.DATA, build_segment(NAMES[0], size=MIB))
+    assert end == (protocol.END, b"")
+
+
+def test_slow_custom_filter(filtered: Callable[[str], Path]) -> None:
+    """Say that the archive has it, before anything comes, and that the work goes on."""
+    found, *signs, data, end = replies(filtered("sleep 1; tail -c +5"), f"{NAMES[0]}\n".encode())
+    assert found == (protocol.FOUND, b"")
+    assert signs
+    assert set(signs) == {(protocol.DATA, b"")}
+    assert (data[1], end) == (build_segment(NAMES[0], size=MIB), (protocol.END, b""))
+
+
+def test_failing_custom_filter(
+    filtered: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ask Barman, tell why, and do not try the filter for each file anew."""
+    logged: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _, text: logged.append(text))
+    monkeypatch.setenv("PATH", "")
+    asked = "".join(f"{name}\n" for name in NAMES).encode()
+    frames = replies(filtered(f"echo >>{tmp_path}/runs; false"), asked)
+    assert [kind for kind, _ in frames] == 3 * [protocol.FOUND, protocol.DATA, protocol.ERROR]
+    reason = "angus: custom_decompression_filter brings no WAL: status 1; serving through barman get-wal, slowly"
+    assert logged == [reason]
+    assert (tmp_path / "runs").read_text() == "\n"
+
+
+def test_hanging_custom_filter(filtered: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say whose fault it is."""
+    monkeypatch.setattr("walbasin.gate.child.SILENCE_LIMIT", 1)
+    *_, (kind, text) = replies(filtered("sleep 60"), f"{NAMES[0]}\n".encode())
+    assert kind == protocol.ERROR
+    assert text == b"custom_decompression_filter: /bin/sh has sent nothing for 1 seconds"
+
+
 good_lines = st.sampled_from([name.encode() for name in [*NAMES, HISTORY]])
 lines = st.one_of(
     good_lines,
