@@ -7,7 +7,7 @@ SCENARIO ?= default
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
-PACKAGES := postgresql openssh-server gnupg zstd lz4 rsync chromium
+PACKAGES := postgresql openssh-server file gnupg zstd lz4 rsync chromium
 LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
 SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
 
@@ -125,7 +125,7 @@ bench: .venv/.bench packages ## how long PostgreSQL waits for WAL: ours, Barman'
 	@touch $@
 
 packages:
-	@ls /usr/sbin/sshd /usr/bin/{gpg,zstd,lz4,rsync,chromium} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(call apt,$(PACKAGES)); }
+	@ls /usr/sbin/sshd /usr/bin/{file,gpg,zstd,lz4,rsync,chromium} /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(call apt,$(PACKAGES)); }
 
 # PostgreSQL 10 to 18, which no Debian has side by side.
 versions: .cache/postgresql/.ready

@@ -90,7 +90,7 @@ def test_no_wal(command: str, name: str, stored: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("pause", ["sleep 2", "for each in 1 2 3 4 5 6 7 8 9; do printf %s $each; sleep 0.2; done"])
-def test_slow(pause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow(pause: str) -> None:
     """Tell that a slow filter is at work, whether something comes or not."""
     signs: list[None] = []
     with pytest.raises(FilterFailed):
