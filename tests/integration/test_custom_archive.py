@@ -20,8 +20,8 @@ encryption = gpg
 encryption_key_id = barman
 encryption_passphrase_command = echo secret
 """
-# What Barman takes for encrypted: `file` has to recognise it. It knows a session key of
-# 3072 bits by its first bytes. About one in 200 is shorter: Barman sends that file as it is.
+# Barman asks the program `file` what is encrypted. `file` knows a session key of 3072
+# bits by its first bytes. About one in 200 is shorter, and Barman sends it as it is.
 RECOGNISED, UNRECOGNISED = b"\x85\x01\x8c\x03", b"\x85\x01\x8b\x03"
 
 
