@@ -45,7 +45,7 @@ def relay(
             os.close(stdout)
         try:
             _read(source, on_data, client, words[0])
-            _wait(process, client, words[0])
+            wait(process, client, words[0])
         finally:
             status = end(process)
     finally:
@@ -71,8 +71,11 @@ def _read(source: int, on_data: Callable[[bytes], None], client: int, program: s
     raise ProgramFailed(f"{program} has sent nothing for {SILENCE_LIMIT} seconds")
 
 
-def _wait(process: int, client: int, program: str) -> None:
-    """Wait for the end of a program that prints nothing any more."""
+def wait(process: int, client: int, program: str) -> None:
+    """Wait for the end of a program that prints nothing any more. `end` has to follow.
+
+    Raises as `relay`.
+    """
     poll = select.poll()
     poll.register(client, 0)
     step, limit = 1, time.monotonic() + SILENCE_LIMIT
@@ -109,11 +112,6 @@ def start(words: List[str], stdin: int, stdout: int, stderr: int, path: str = ""
         setpgroup=0,
         setsigdef=[signal.SIGPIPE],
     )
-
-
-def wait(process: int) -> None:
-    """Wait for the end of a program. `end` has to follow."""
-    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
 
 
 def end(process: int) -> int:

@@ -3,7 +3,7 @@
 import os
 from typing import Generator, Tuple
 
-from walbasin.gate import child, connection_limit
+from walbasin.gate import child, client, connection_limit
 from walbasin.wal.compression import is_installed
 
 # In order of preference. One thread; no names or times in the output.
@@ -12,10 +12,6 @@ PROGRAMS = {"zstd": ["zstd", "-1", "-qc", "--single-thread"], "gzip": ["gzip", "
 NICE = 10
 # Bytes that are read at a time: what a pipe holds.
 CHUNK = 64 * 1024
-
-
-class CompressorFailed(Exception):
-    """Report that a compressor did not do its work; the text says why."""
 
 
 def choose_method(accepts: Tuple[str, ...]) -> str:
@@ -29,7 +25,7 @@ def choose_method(accepts: Tuple[str, ...]) -> str:
 def compress(descriptor: int, method: str, core: connection_limit.Core) -> Generator[bytes, None, None]:
     """Yield the compressed form of a file, from its position on.
 
-    Raises CompressorFailed.
+    Raises child.ProgramFailed, OSError when the client is gone.
     """
     program = PROGRAMS[method]
     source, stdout = os.pipe()
@@ -39,7 +35,7 @@ def compress(descriptor: int, method: str, core: connection_limit.Core) -> Gener
             try:
                 process = child.start(program, descriptor, stdout, null)
             except OSError as error:
-                raise CompressorFailed(f"cannot run {method}: {error.strerror}") from error
+                raise child.ProgramFailed(f"cannot run {method}: {error.strerror}") from error
             finally:
                 os.close(stdout)
             try:
@@ -47,10 +43,10 @@ def compress(descriptor: int, method: str, core: connection_limit.Core) -> Gener
                 # While the client is written to, the program can only fill its pipe.
                 while data := core.use(lambda: pipe.read(CHUNK)):
                     yield data
-                child.wait(process)
+                child.wait(process, client.STDOUT, method)
             finally:
                 status = child.end(process)
     finally:
         os.close(null)
     if status != 0:
-        raise CompressorFailed(f"{method} ended with status {status}")
+        raise child.ProgramFailed(f"{method} ended with status {status}")

@@ -11,7 +11,6 @@ from walbasin.gate import barman_archive, barman_command, barman_config, child, 
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.gate.barman_archive import ArchiveMissing
 from walbasin.gate.barman_config import UnknownFolders
-from walbasin.gate.compressor import CompressorFailed
 from walbasin.gate.connection_limit import Core
 from walbasin.gate.custom_filter import FilterFailed
 from walbasin.gate.link import WORTHWHILE, Link
@@ -38,7 +37,7 @@ class Server:
         self._method = ""
         if opening.compression in (protocol.ZSTD, protocol.ADAPTIVE):
             self._method = compressor.choose_method(opening.accepts)
-            self._link, self._core = Link(WORTHWHILE.get(self._method, 0.0)), Core(owner)
+        self._link, self._core = Link(WORTHWHILE.get(self._method, 0.0)), Core(owner)
         self.folders: Optional[barman_archive.Folders] = None
         # How files are undone that are compressed in no known form.
         self._filter: Optional[custom_filter.Filter] = None
@@ -141,8 +140,10 @@ class Server:
         """Send what the custom filter makes of a file. Return False for Barman's."""
         if self._filter is None or not self._filter.is_for(descriptor):
             return False
+        begin = time.monotonic()
         try:
             with custom_filter.undo(self._filter, name, descriptor, self._send_found) as plain:
+                self._link.leave_out(time.monotonic() - begin)
                 self._send_file(name, plain, os.fstat(plain.fileno()).st_size)
         except FilterFailed as reason:
             self._filter = None
@@ -163,12 +164,12 @@ class Server:
             else:
                 self._send_segment(file.fileno(), length)
             self._send_end()
-        except CompressorFailed as reason:
+        except child.ProgramFailed as reason:
             self._method = ""
             self._send_error(str(reason))
 
     def _send_segment(self, descriptor: int, length: int) -> None:
-        """Send a segment that is stored plain. Raises CompressorFailed."""
+        """Send a segment that is stored plain. Raises child.ProgramFailed."""
         asked = self.opening.compression
         if asked in getwal.COMPRESSIONS:
             self._send_compressed(descriptor, asked)
@@ -203,7 +204,7 @@ class Server:
     def _send_adaptively(self, descriptor: int, length: int) -> None:
         """Send a file, or its rest, compressed when that is faster.
 
-        Raises CompressorFailed.
+        Raises child.ProgramFailed.
         """
         sent = 0
         self._link.begin_file()
@@ -226,12 +227,12 @@ class Server:
         """Send the compressed form of a file from its position on.
 
         Returns False where the program brings nothing: then it is not tried again.
-        Raises CompressorFailed when it fails later.
+        Raises child.ProgramFailed when it fails later.
         """
         with contextlib.closing(compressor.compress(descriptor, self._method, self._core)) as pieces:
             try:
                 first = next(pieces, b"")
-            except CompressorFailed as reason:
+            except child.ProgramFailed as reason:
                 self._warn(f"{reason}; files are sent as they are")
                 first = b""
             if not first:
@@ -247,7 +248,7 @@ class Server:
     def _send_through_program(self, descriptor: int) -> None:
         """Send the compressed form of a file from its position on.
 
-        Raises CompressorFailed.
+        Raises child.ProgramFailed.
         """
         with contextlib.closing(compressor.compress(descriptor, self._method, self._core)) as pieces:
             for piece in pieces:

@@ -50,18 +50,19 @@ class Simulation:
     """Send files over a link that takes `rate` bytes a second, by a clock of its own.
 
     What is compressed is an eighth of the plain bytes. pause: seconds between two
-    files.
+    files. preparation: seconds of them in which a file is undone.
     """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.pause = 0.0
+        self.pause = self.preparation = 0.0
         self.now = 1000.0
         self.link = Link(64 * MB, lambda: self.now)
 
     def send(self) -> int:
         """Send one file. Return how many bytes of it were sent plain."""
-        self.now += self.pause
+        self.now += self.pause + self.preparation
+        self.link.leave_out(self.preparation)
         sent = 0
         self.link.begin_file()
         while sent < SIZE and not self.link.should_compress():
@@ -119,6 +120,13 @@ def test_slow_replay() -> None:
     simulation.pause = 0.3
     simulation.plain_files(2)
     assert simulation.plain_files(100) == 0
+
+
+def test_slow_filter() -> None:
+    """Compress although the gate itself, not the link, takes longest."""
+    simulation = Simulation(12.5 * MB)
+    simulation.preparation = 3.0
+    assert simulation.plain_files(50) <= 1
 
 
 def test_changing_link() -> None:
