@@ -18,6 +18,7 @@ from tests.support import wal_builder
 from tests.support.barman_host import BarmanHost, install, install_stock_client
 from tests.support.fake_server import FakeServer
 from tests.support.network import Network
+from tests.support.pair import Pair
 from tests.support.postgres import SEGMENT_SIZE, Server, programs
 from tests.support.processes import give, give_folder, processes, wait_until
 from tests.support.standby import Standby, claim
@@ -64,6 +65,21 @@ def barman(folder: Path) -> Iterator[BarmanHost]:
     host.start()
     yield host
     host.end()
+
+
+@pytest.fixture(scope="session")
+def second(folder: Path) -> Iterator[BarmanHost]:
+    host = BarmanHost(folder / "barman2")
+    host.start()
+    yield host
+    host.end()
+
+
+@pytest.fixture
+def pair(barman: BarmanHost, second: BarmanHost, angus: Primary, name: str) -> Pair:
+    second.calm()
+    second.requests()
+    return Pair(barman, second, name)
 
 
 @pytest.fixture

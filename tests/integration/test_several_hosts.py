@@ -4,91 +4,19 @@ The rows are those of the decision table in docs/barman-wal-restore.md.
 """
 
 import json
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from walbasin.remote.ssh import LIVELY
 
 from tests.support import wal_builder
-from tests.support.barman_host import BarmanHost, write_clients
-from tests.support.network import Harm, Network
+from tests.support.pair import LISTED, Pair, forget_outages, with_and_without_prefetch
 from tests.support.postgres import SEGMENT_SIZE, Server
 from tests.support.processes import wait_until
-from tests.support.standby import Call, Standby, claim
+from tests.support.standby import Standby, claim
 
 from .conftest import Primary, rows
-
-LISTED = "barman,barman2"
-# Without prefetch is for make test-all: the same class asks the hosts.
-with_and_without_prefetch = pytest.mark.parametrize("jobs", [pytest.param("0", marks=pytest.mark.matrix), "8"])
-
-
-class Pair:
-    """Hold two Barman hosts with a server of the same name."""
-
-    def __init__(self, first: BarmanHost, second: BarmanHost, server: str) -> None:
-        self.hosts = {"barman": first, "barman2": second}
-        self.server = server
-        # What stands in between: a port for each host, and the key that is used there.
-        self.ports = {name: host.port for name, host in self.hosts.items()}
-        self.keys = dict.fromkeys(self.hosts, "gate")
-        for host in self.hosts.values():
-            host.add_server(server)
-        self.write()
-
-    def write(self) -> None:
-        """Write the ssh_config."""
-        write_clients(
-            self.hosts["barman"].client / "two",
-            {name: (host, self.keys[name], self.ports[name]) for name, host in self.hosts.items()},
-        )
-
-    def refuse(self, name: str) -> None:
-        """Have connections to a host refused."""
-        self.ports[name] = self.hosts[name].refusing_port
-        self.write()
-
-    def accept(self, name: str) -> None:
-        """Undo refuse()."""
-        self.ports[name] = self.hosts[name].port
-        self.write()
-
-    def put(self, name: str, wal_name: str, content: bytes) -> None:
-        self.hosts[name].put(self.server, wal_name, content)
-
-    def make_passive(self, name: str, source: str = "barman") -> None:
-        """Have a host say that it copies another one."""
-        with (self.hosts[name].folder / "barman.d" / f"{self.server}.conf").open("a") as file:
-            file.write(f"primary_ssh_command = ssh barman@{source}\n")
-
-    def fetch(self, standby: Standby, wal_name: str, *options: str, hosts: str = LISTED, **where: object) -> Call:
-        return standby.fetch(wal_name, *options, host=hosts, server=self.server, ssh_config="two", **where)
-
-    def command(self, fetcher: Path, spool: Path, *options: str, hosts: str = LISTED) -> str:
-        return self.hosts["barman"].restore_command(
-            fetcher, spool, *options, host=hosts, server=self.server, ssh_config="two"
-        )
-
-
-@pytest.fixture(scope="session")
-def second(folder: Path) -> Iterator[BarmanHost]:
-    host = BarmanHost(folder / "barman2")
-    host.start()
-    yield host
-    host.end()
-
-
-@pytest.fixture
-def pair(barman: BarmanHost, second: BarmanHost, angus: Primary, name: str) -> Pair:
-    second.calm()
-    second.requests()
-    return Pair(barman, second, name)
-
 
 # What each host has of the wanted segment; it always has the one before. The rows of
 # the table: A, B, the status on a standby, in a point-in-time recovery, and words.
@@ -302,149 +230,6 @@ def test_partial_of_preferred_host(
     assert chris.delivered() == wal(wanted), "the whole segment of the other host comes first"
 
 
-def forget_outages(standby: Standby) -> None:
-    """Let the seconds pass in which a host is not asked."""
-    for file in [*standby.spool.rglob("outage"), *standby.spool.rglob("host.skip.*")]:
-        file.unlink()
-
-
-# --- How a host fails
-
-
-@pytest.fixture
-def between(pair: Pair) -> Iterator[Network]:
-    """Return a network to the preferred host, which a test can disturb."""
-    with Network(pair.hosts["barman"].port) as network:
-        pair.ports["barman"] = network.port
-        pair.write()
-        yield network
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "refused",
-        "stopped in mid-segment",
-        *(pytest.param(each, marks=pytest.mark.matrix) for each in ("black hole", "frozen", "reset")),
-    ],
-)
-@with_and_without_prefetch
-def test_preferred_host_failure(
-    chris: Standby,
-    pair: Pair,
-    between: Network,
-    angus: Primary,
-    wal: Callable[[str], bytes],
-    fault: str,
-    jobs: str,
-) -> None:
-    """Fetch from the other host, within seconds, whatever state the first one is in."""
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
-    first = angus.segments[0]
-    if fault == "refused":
-        pair.refuse("barman")
-    elif fault == "black hole":
-        between.harm = Harm("silence", 0)
-    elif fault == "reset":
-        between.partition()
-    elif fault == "frozen":
-        assert pair.fetch(chris, first, "-p", jobs).status == 0
-        between.harm = Harm("silence", 0)
-    else:
-        between.harm = Harm("crawl", 1 << 20)
-        stopper = SegmentStopper(pair.hosts["barman"])
-    started = time.monotonic()
-    options = ("-p", jobs, "--compress", "none")  # so that it takes as long as the test thinks
-    process = chris.start(first, *options, host=LISTED, server=pair.server, ssh_config="two")
-    if fault == "stopped in mid-segment":
-        stopper.stop()
-        between.harm = None  # what lies in buffers comes
-    _, stderr = process.communicate(timeout=60)
-    took = time.monotonic() - started
-    if fault == "stopped in mid-segment":
-        stopper.go_on()
-    assert process.returncode == 0, stderr
-    assert chris.delivered() == wal(first)
-    assert took < 25, "a single host has 30 s of silence"
-    for each in angus.segments[1:]:
-        call = pair.fetch(chris, each, "-p", jobs)
-        assert call.status == 0, call.stderr
-        assert chris.delivered() == wal(each)
-        assert call.seconds < 10, "barman is known to be dead"
-
-
-class SegmentStopper:
-    """Stop sshd's processes at a host while they send, and let them go on."""
-
-    def __init__(self, host: BarmanHost) -> None:
-        self._host = host
-        self._stopped: set[int] = set()
-
-    def stop(self) -> None:
-        time.sleep(3)
-        self._stopped = self._host.connections()
-        assert self._stopped
-        self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        for process in self._stopped:
-            try:
-                os.kill(process, number)
-            except ProcessLookupError:
-                continue
-
-
-def test_prefetch_at_full_rate_from_second_host(
-    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
-    seconds = {}
-    pair.refuse("barman")
-    for hosts in ("barman2", LISTED):
-        started = time.monotonic()
-        for each in angus.segments:
-            assert pair.fetch(served, each, "-p", "4", hosts=hosts).status == 0
-            served.delivered()
-        seconds[hosts] = time.monotonic() - started
-    assert seconds[LISTED] < 1.5 * seconds["barman2"] + 1
-
-
-def test_return_to_preferred_host(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
-    """Ask the first host again once its outage is over, in a new process at least."""
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
-    pair.refuse("barman")
-    assert pair.fetch(chris, angus.segments[0]).status == 0
-    pair.accept("barman")
-    pair.refuse("barman2")
-    call = pair.fetch(chris, angus.segments[1])
-    assert call.status == 2, "barman is skipped"
-    forget_outages(chris)
-    assert pair.fetch(chris, angus.segments[1]).status == 0
-
-
-def test_outage_of_all_hosts(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
-    pair.put("barman2", angus.segments[4], wal(angus.segments[4]))
-    for name in pair.hosts:
-        pair.refuse(name)
-    assert pair.fetch(chris, angus.segments[4], "-p", "4").status == 2
-    call = pair.fetch(chris, angus.segments[4], "-p", "4")
-    assert (call.status, "skipped, barman,barman2 could not be reached" in call.stderr) == (2, True), call.stderr
-    forget_outages(chris)
-    pair.accept("barman2")
-    for _ in range(2):
-        call = pair.fetch(chris, angus.segments[4], "-p", "4")
-        assert call.status == 0, call.stderr
-
-
 @with_and_without_prefetch
 def test_archives_of_different_clusters(
     chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes], jobs: str
@@ -557,9 +342,6 @@ def test_selftest(
         )
 
 
-# --- Real servers
-
-
 def test_gaps_in_both_archives(
     copy_of_base: Callable[..., Server],
     pair: Pair,
@@ -581,80 +363,3 @@ def test_gaps_in_both_archives(
     wait_until(lambda: "archive recovery complete" in server.log(), "the end of recovery", 120)
     assert rows(server) == angus.rows
     assert "has none, barman2 has it" in server.log()
-
-
-@pytest.mark.parametrize("dead", ["barman", pytest.param("barman2", marks=pytest.mark.matrix)])
-def test_promotion_with_one_host_silent(
-    copy_of_base: Callable[..., Server],
-    pair: Pair,
-    angus: Primary,
-    wal: Callable[[str], bytes],
-    fetcher: Path,
-    workdir: Path,
-    dead: str,
-) -> None:
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
-    with Network(pair.hosts[dead].port) as network:
-        network.harm = Harm("silence", 0)
-        pair.ports[dead] = network.port
-        pair.write()
-        command = pair.command(fetcher, workdir / "spool", "-p", "2", "-s", "10")
-        chris = copy_of_base("chris", "standby.signal", restore_command=command)
-        chris.start()
-        wait_until(lambda: rows(chris) == angus.rows, "the last archived row", 120)
-        time.sleep(3)
-        started = time.monotonic()
-        chris.promote()
-        assert time.monotonic() - started < 8, chris.log()[-3000:]
-
-
-def test_promotion_that_needs_the_other_host(
-    served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
-) -> None:
-    """Give no WAL up that the second host has, because the first one is frozen."""
-    first, last = angus.segments[0], angus.segments[5]
-    for name in pair.hosts:
-        for each in (first, last):
-            pair.put(name, each, wal(each))
-    with Network(pair.hosts["barman"].port) as network:
-        pair.ports["barman"] = network.port
-        pair.write()
-        claim(served.data, os.getppid(), 3600)
-        assert pair.fetch(served, first, "-p", "2").status == 0
-        time.sleep(LIVELY + 1)
-        network.harm = Harm("silence", 0)
-        (served.data / "promote").touch()
-        time.sleep(0.1)
-        (served.data / "promote").unlink()
-        call = pair.fetch(served, last, "-p", "2")
-        assert call.status == 0, call.stderr
-        assert served.delivered() == wal(last)
-
-
-def test_stopped_recovery_without_preferred_host(
-    copy_of_base: Callable[..., Server],
-    pair: Pair,
-    angus: Primary,
-    wal: Callable[[str], bytes],
-    fetcher: Path,
-    workdir: Path,
-) -> None:
-    """Do not end a recovery where a copy of the archive ends: row 7."""
-    for each in angus.segments:
-        pair.put("barman", each, wal(each))
-    for each in angus.segments[:5]:
-        pair.put("barman2", each, wal(each))
-    pair.make_passive("barman2")
-    pair.refuse("barman")
-    command = pair.command(fetcher, workdir / "spool", "-p", "4", "--retry", "2")
-    server = copy_of_base("pitr", "recovery.signal", restore_command=command)
-    server.start(wait=False)
-    stopped = "nothing is lost, mend it and start again"
-    wait_until(lambda: stopped in server.log() and not server.is_running(), "its end", 60)
-    assert "barman2 has none" in server.log()
-    pair.accept("barman")
-    server.start()
-    wait_until(lambda: "archive recovery complete" in server.log(), "the end of recovery", 120)
-    assert rows(server) == angus.rows
