@@ -179,7 +179,7 @@ def _count_standbys(fleet: Fleet, cluster: Cluster) -> int:
     """Return how many standbys of the cluster's primary run, as far as it is known."""
     if cluster.standby.patroni_file:
         return patroni.count_replicas(cluster)
-    return 1 + drills.count_standbys(fleet.peers(cluster))
+    return 1 + drills.count_standbys(fleet.peers(cluster, _tell), _tell)
 
 
 def _create(report: str) -> Path:

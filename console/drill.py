@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple, Optional
 
@@ -154,15 +154,17 @@ IDENTITY = "SELECT system_identifier FROM pg_control_system()"
 PSQL = 'script=$1; shift; printf "%s\\n" "$script" | psql -XAtqw -v ON_ERROR_STOP=1 -d postgres "$@"'
 
 
-def count_standbys(clusters: Iterable[Cluster]) -> int:
-    """Return how many are standbys that run.
+def count_standbys(clusters: Iterable[Cluster], tell: Callable[[str], None]) -> int:
+    """Return how many are standbys that run. Tell of those that cannot be asked.
 
     A primary may be in the group, so that it is ready for the other role.
     """
     count = 0
     for cluster in clusters:
-        with suppress(ConsoleError):
+        try:
             count += psql(cluster, IS_RECOVERING) == "t"
+        except ConsoleError as error:
+            tell(str(error))
     return count
 
 

@@ -3,8 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -150,17 +149,19 @@ class Fleet:
         """Return the user that runs Barman on a host, as the role knows it."""
         return str(self._inventory.variables(name).get("standby_barman_user", "barman"))
 
-    def peers(self, cluster: Cluster) -> Iterator[Cluster]:
+    def peers(self, cluster: Cluster, tell: Callable[[str], None]) -> Iterator[Cluster]:
         """Yield what other hosts of the group have for the same server of Barman.
 
-        Leave out a host that cannot be asked.
+        Tell of a host that cannot be asked, and leave it out.
         """
         server = cluster.standby.barman_server
         for name in self._inventory.hosts("standbys"):
             is_meant = self._inventory.variables(name).get("standby_barman_server") == server
             if name != cluster.host.name and is_meant:
-                with suppress(ConsoleError):
+                try:
                     yield from _ask_clusters(self.host(name), server)
+                except ConsoleError as error:
+                    tell(str(error))
 
     def __enter__(self) -> "Fleet":
         return self

@@ -58,7 +58,9 @@ class Unreachable(Answering):
 def test_standbys_that_run() -> None:
     """Count no primary, and no standby that cannot be asked."""
     hosts = [Answering({"pg_is_in_recovery": "t\n"}), Answering({"pg_is_in_recovery": "f\n"}), Unreachable({})]
-    assert drill.count_standbys(Cluster(host.name, host, CHRIS) for host in hosts) == 1
+    told: list[str] = []
+    assert drill.count_standbys([Cluster(host.name, host, CHRIS) for host in hosts], told.append) == 1
+    assert told == ["emil: no route to host"]
 
 
 PATRONI = "/usr/bin/python3 /usr/bin/patroni /etc/patroni.yml"

@@ -37,7 +37,7 @@ def test_names_of_several_clusters_on_a_host(chris_host: Host) -> None:
 
 
 def test_peers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name other hosts' clusters of the same server of Barman, and skip who is dark."""
+    """Name other hosts' clusters of the same server of Barman, and tell who is dark."""
     file = tmp_path / "inventory.yml"
     file.write_text(
         """
@@ -55,7 +55,9 @@ def test_peers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Host, "run", answer)
     with Fleet([str(file)], "", [], "chris") as fleet:
         chris = Cluster("chris", fleet.host("chris"), CHRIS._replace(barman_server="angus"))
-        assert [each.name for each in fleet.peers(chris)] == ["angus/angus"]
+        told: list[str] = []
+        assert [each.name for each in fleet.peers(chris, told.append)] == ["angus/angus"]
+        assert told == ["dora: no route to host"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from console.status import ABANDONED, Row
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
 from tests.support.console_standby import CHRIS
+from tests.support.role_templar import value_of
 from tests.support.wal_builder import OURS, build_data_directory
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -302,3 +303,8 @@ def test_standby_that_is_rebuilt(tmp_path: Path, progress: Optional[str], said: 
     ran = subprocess.run(["sh", "-c", FIND_POSTGRES, "sh", data], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert re.fullmatch(said.format(data=data), ran.stderr.strip())
+
+
+def test_limit_of_a_rebuild() -> None:
+    """Refuse the way through Barman just where the role would."""
+    assert value_of("__standby_rebuild_most_behind") == ways.MOST_BEHIND
