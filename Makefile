@@ -7,6 +7,7 @@ SCENARIO ?= default
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COLLECTION := .ansible/collections/ansible_collections/walbasin/barman
 INVENTORY := molecule/shared/inventory
+TOOLS := shellcheck bzip2 lz4 mount xz-utils zstd
 PACKAGES := postgresql openssh-server file gnupg zstd lz4 rsync chromium
 LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
 SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
@@ -94,7 +95,7 @@ lint-collection:
 , := ,
 
 tools: .cache/promtool
-	@command -v shellcheck >/dev/null || { $(call apt,shellcheck); }
+	@ls /usr/bin/{shellcheck,bzip2,lz4,mount,xz,zstd} >/dev/null 2>&1 || { $(call apt,$(TOOLS)); }
 # Prometheus's own judge of rules, without the server. From Debian 13 on it has a
 # package of its own.
 .cache/promtool:
@@ -104,10 +105,10 @@ tools: .cache/promtool
 	    { download || { $(SUDO) apt-get update && download; }; } && dpkg-deb -x prom*.deb .)
 	@mv .cache/prometheus/usr/bin/promtool $@ && rm -r .cache/prometheus
 
-unit: setup ## unit tests
+unit: setup tools ## unit tests
 	@$(NICE) pytest $(UNIT) $(BY_MODULE)
 
-coverage: setup ## which lines the unit tests reach
+coverage: setup tools ## which lines the unit tests reach
 	@pytest $(UNIT) $(BY_MODULE) --cov --cov-report=term
 
 # Real servers on this machine, from Debian's packages and npm's.

@@ -172,10 +172,10 @@ REFUSALS: Dict[str, Tuple[Dict[str, Any], str, Dict[str, str], str]] = {
         r"carriage-return\\+rExecStartPre=\+/tmp/evil.* on carriage-return is a data directory.*only letters",
     ),
     "dots": (
-        {"standby_data_directory": "FOLDER/pitr/../dots"},
+        {"standby_data_directory": "FOLDER/one/../dots"},
         "15",
         {"standby.signal": ""},
-        r"pitr/\.\./dots.* on dots is a data directory.* without",
+        r"one/\.\./dots.* on dots is a data directory.* without",
     ),
     "wal-link": (
         {},
@@ -282,7 +282,11 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("refusals")
     tools = folder / "bin"
     tools.mkdir()
-    clusters = [f"{folder}/pitr", f"{folder}/old"]
+    # Of no test's standby: what Debian has under its name in /etc would be asked for.
+    clusters = [folder / "one", folder / "another"]
+    for data in clusters:
+        data.mkdir()
+        (data / "PG_VERSION").write_text("15\n", encoding="ascii")
     lines = [f"echo 15 main 5432 down {USER} {data} /log" for data in clusters]
     (tools / "pg_lsclusters").write_text("\n".join(["#!/bin/sh", *lines]), encoding="utf-8")
     (tools / "pg_lsclusters").chmod(0o755)
