@@ -11,7 +11,7 @@ from walbasin.remote.errors import FetchError, NotInArchive
 from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.ssh import MOST_CONNECTIONS, Session
 from walbasin.wal import segment, window
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 
 
 class ForegroundPrefetch:

@@ -22,7 +22,7 @@ from walbasin.remote.gate_connection import NoGate
 from walbasin.remote.gate_pool import GatePool
 from walbasin.remote.stock_barman import CONTROL, StockBarman
 from walbasin.wal import compression, segment, window
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 
 if TYPE_CHECKING:
     from walbasin.remote.source import Source

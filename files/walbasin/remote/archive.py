@@ -11,8 +11,9 @@ from walbasin.remote.errors import FetchError, GivenUp, NotInArchive
 from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.ssh import Remote, RemoteCommand, Session
 from walbasin.wal import compression, protocol, segment
-from walbasin.wal.compression import DecompressingWriter, IncomingFile
+from walbasin.wal.compression import DecompressingWriter
 from walbasin.wal.getwal import Request
+from walbasin.wal.incoming_file import IncomingFile
 
 # Seconds between two looks whether a file is still wanted.
 STEP = 0.1

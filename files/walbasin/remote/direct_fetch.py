@@ -13,7 +13,8 @@ from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
 from walbasin.remote.source import SingleSessions
 from walbasin.wal import segment
-from walbasin.wal.compression import IncomingFile, UnsupportedCompression
+from walbasin.wal.compression import UnsupportedCompression
+from walbasin.wal.incoming_file import IncomingFile
 
 # Starts what is to be done beside the requested file, at the host that brings it.
 Beside = Callable[[EventLoop, Archive], None]

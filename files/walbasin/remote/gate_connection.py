@@ -16,7 +16,7 @@ from walbasin.remote import ssh
 from walbasin.remote.errors import OUTAGES, ConnectionLost, NotInArchive, RemoteError
 from walbasin.remote.ssh import Remote
 from walbasin.wal import protocol
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 from walbasin.wal.segment import InvalidWal
 
 # Bytes that are read at a time.

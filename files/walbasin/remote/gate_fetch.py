@@ -7,7 +7,7 @@ from walbasin.local.whole_file import whole_file
 from walbasin.remote.archive import Archive, verify
 from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import GateConnection
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 
 
 class SingleFetch:

@@ -30,7 +30,7 @@ from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import FetchHandler
 from walbasin.remote.source import Source
 from walbasin.wal import segment
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 
 # Seconds without a sign of a host, after which the next one is asked as well; and for
 # which a promotion waits for the others when the first host has no such file.

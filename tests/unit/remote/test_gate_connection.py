@@ -16,7 +16,7 @@ from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_connection import GateConnection
 from walbasin.remote.ssh import Remote
 from walbasin.wal import compression, protocol
-from walbasin.wal.compression import IncomingFile
+from walbasin.wal.incoming_file import IncomingFile
 from walbasin.wal.segment import InvalidWal
 
 OPENING = protocol.Opening("angus", ("gzip",))

@@ -26,8 +26,8 @@ from walbasin.remote.event_loop import EventLoop
 from walbasin.remote.gate_fetch import SingleFetch
 from walbasin.remote.several_hosts import SeveralHosts
 from walbasin.remote.ssh import Remote
-from walbasin.wal.compression import IncomingFile
 from walbasin.wal.getwal import Request
+from walbasin.wal.incoming_file import IncomingFile
 from walbasin.wal.segment import ForeignWal, InvalidWal
 
 from tests.support.fake_source import FakeSource
