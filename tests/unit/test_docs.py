@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import docs
 
@@ -157,3 +158,13 @@ def test_package_folders() -> None:
     table = (docs.DOCS / "architecture.md").read_text().partition("## Folders of the package")[2].partition("## ")[0]
     named = set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE))
     assert named == {path.name for path in (FILES / "walbasin").iterdir() if path.is_dir() and path.name[0] != "_"}
+
+
+def test_version_of_the_collection() -> None:
+    """Name the tarball that `ansible-galaxy collection build` makes."""
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    named = [
+        (page.name, found) for page in PAGES for found in re.findall(r"walbasin-barman-(.*?)\.tar", page.read_text())
+    ]
+    assert named
+    assert {found for _, found in named} == {version}, named
