@@ -30,8 +30,10 @@ SELECT json_build_object(
 # its size, what was there before (bytes), and when it began (seconds); then, a line
 # each, the folders of tablespaces.
 FIND_POSTGRES = """
-new=$1.rebuild/new
-if [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/progress"; then
+if { read -r pid; read -r _; read -r _; read -r port; read -r socket; } 2>/dev/null <"$1/postmaster.pid" &&
+    kill -0 "$pid" 2>/dev/null; then
+    cd "$1" || exit
+elif new=$1.rebuild/new && [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/progress"; then
     copied=$({ echo "$new"; sed 1d "$1.rebuild/progress"; } | tr '\\n' '\\0' |
         du -scB1 --files0-from=- 2>/dev/null | tail -n 1 | cut -f 1)
     rate=$((copied > before ? (copied - before) / ($(date +%s) - began + 1) : 0))
@@ -39,12 +41,10 @@ if [ -d "$new" ] && { read -r size before began; } 2>/dev/null <"$1.rebuild/prog
     [ "$rate" -eq 0 ] || left=", $((rate >> 10)) kB/s, about $((missing / rate / 60 + 1)) min left"
     echo "it is rebuilt from Barman: $((copied >> 20)) of $((size >> 20)) MB$left" >&2
     exit 1
-fi
-cd "$1" || exit
-{ read -r _; read -r _; read -r _; read -r port; read -r socket; } 2>/dev/null <postmaster.pid || {
-    echo "PostgreSQL does not run in $1" >&2
+else
+    cd "$1" && echo "PostgreSQL does not run in $1" >&2
     exit 1
-}
+fi
 """
 PSQL = 'psql -XAtqw -v ON_ERROR_STOP=1 -h "$socket" -p "$port" -d postgres'
 # One line of JSON from PostgreSQL, then one from the fetcher.

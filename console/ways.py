@@ -57,8 +57,9 @@ class Facts(NamedTuple):
     it has to replay from the archive. gap, error: a sentence each, or empty. slot: what
     PostgreSQL says of the standby's slot, or empty. primary: host and port, in words
     for libpq. member: scope and name in Patroni. timeline, primary_timeline, version: 0
-    where they are not known. diverged_at: a position, or 0. written: what both have
-    written since. backup_error: why there is no backup to be restored.
+    where they are not known. diverged_at: a position, or 0. is_ahead: the primary has
+    ended there. written: what both have written since. backup_error: why there is no
+    backup to be restored.
     """
 
     role: str
@@ -72,6 +73,7 @@ class Facts(NamedTuple):
     timeline: int = 0
     primary_timeline: int = 0
     diverged_at: int = 0
+    is_ahead: bool = False
     written: Optional[int] = None
     version: int = 0
     backup_size: int = 0
@@ -133,10 +135,16 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
     """Return the ways, the cheapest first. name: the standby's in the inventory."""
     is_primary = facts.role == PRIMARY and not facts.diverged_at
     never = "it is the primary, as far as Barman can tell" if is_primary else ""
+    if facts.is_ahead:
+        never = "it has WAL that the primary lost: save that first"
+    unknown = ""
+    if facts.timeline and not facts.primary_timeline:
+        unknown = "Barman does not reach the primary, so nobody can say whether it has data of its own"
     patroni = f"patronictl -c {standby.patroni_file}" if standby.patroni_file else ""
     wal_seconds = facts.wal_since_backup / (facts.replay_rate or USUAL_REPLAY_RATE)
     copy_seconds = _seconds(facts.backup_size, facts.backup_rate)
     base_backup = (
+        f"mv {standby.data_directory} {standby.data_directory}.old && "
         f"pg_basebackup -D {standby.data_directory} -d '{facts.primary} user=REPLICATION' --write-recovery-conf"
     )
     return [
@@ -162,7 +170,7 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
             bytes=facts.backup_size + facts.wal_since_backup,
             seconds=None if copy_seconds is None else copy_seconds + wal_seconds,
             command=f"ansible-playbook walbasin.barman.rebuild -e rebuild_standby={name}",
-            obstacle=never or ("Patroni manages it" if patroni else facts.backup_error),
+            obstacle=never or ("Patroni manages it" if patroni else facts.backup_error or unknown),
         ),
         Way(
             name="reinit" if patroni else "base backup",
@@ -178,14 +186,15 @@ def find_ways(facts: Facts, name: str, standby: Standby) -> list[Way]:
 def _rewind_command(facts: Facts, data_directory: str) -> str:
     """Return how to rewind a stopped server, which needs superuser rights there.
 
-    Debian's configuration is not in the data directory, and names restore_command.
+    It becomes a standby again, with the settings to stream. Debian's configuration is
+    not in the data directory, and names restore_command.
     """
     version = facts.version
     debian = f"/etc/postgresql/{version}/{Path(data_directory).name}/postgresql.conf"
     is_debian = data_directory.startswith(f"/var/lib/postgresql/{version}/")
     config = f" --config-file={debian}" if is_debian and version >= CONFIG_FILE_SINCE else ""
     source = f"--source-server='{facts.primary} user=postgres'"
-    return f"pg_rewind -D {data_directory}{config} --restore-target-wal {source}"
+    return f"pg_rewind -D {data_directory}{config} --restore-target-wal --write-recovery-conf {source}"
 
 
 def _why_not_rewind(facts: Facts, patroni: str) -> str:
@@ -248,11 +257,12 @@ def facts_of(row: Row, position: dict[str, Any], found: dict[str, Any]) -> Facts
     if "error" in found:
         return known._replace(backup_error=str(found["error"]))
     backup, wal, primary = found["backup"], found["wal"], found["primary"] or {"timeline": 0, "lsn": 0}
-    diverged_at = int(found["diverged_at"])
+    diverged_at = int(found["divergence"]["at"])
     written = sum(max(0, int(lsn) - diverged_at) for lsn in (position["lsn"], primary["lsn"]))
     return known._replace(
         primary_timeline=int(primary["timeline"]),
         diverged_at=diverged_at,
+        is_ahead=bool(found["divergence"]["is_ahead"]),
         written=written if diverged_at else None,
         version=int(backup["version"]),
         backup_size=int(backup["size"]),
@@ -268,6 +278,8 @@ def _backup_error(wal: dict[str, Any]) -> str:
         return f"the archive has a gap behind its backup: {wal['missing']}"
     if int(wal["behind"]) > MOST_BEHIND:
         return f"the archive ends {size(int(wal['behind']))} before the primary"
+    if wal["abandoned"]:
+        return f"the archive holds timeline {int(wal['abandoned'])}, which the primary is not on"
     return ""
 
 
@@ -291,7 +303,7 @@ def find_stopped_position(cluster: Cluster) -> dict[str, Any]:
     Raises ConsoleError.
     """
     data = cluster.standby.data_directory
-    asked = {"data": data, "container": f"{data}.rebuild", "settings": [], "tablespaces": []}
+    asked = {"data": data, "container": f"{data}.rebuild", "settings": [], "tablespaces": [], "version": 0}
     found = role_script.run(cluster.host, cluster.standby.postgres_user, "examine_data", asked)
     try:
         left = [(int(parent), int(lsn)) for parent, lsn in found["history"]]

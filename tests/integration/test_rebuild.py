@@ -39,7 +39,7 @@ def test_standby_from_backup(
     assert "archive_command = false" not in (rebuild.data / "postgresql.conf").read_text()
     assert "standby.signal" in left
     # What the next run finds, should this one be killed here.
-    asked = {"container": str(rebuild.container), "settings": [], "tablespaces": []}
+    asked = {"container": str(rebuild.container), "settings": [], "tablespaces": [], "version": 0}
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "20261129T001817"
     (rebuild.data / "backup_label").rename(rebuild.data / "kept")
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "", "it was started"
@@ -86,7 +86,7 @@ def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> Non
     backed_up.sql("INSERT INTO t SELECT generate_series(1, 5000)")
     written = int(backed_up.sql("SELECT pg_current_wal_flush_lsn() - '0/0'"))
     backed_up.stop("immediate")
-    asked = {"container": "/nonexistent", "settings": [], "tablespaces": []}
+    asked = {"container": "/nonexistent", "settings": [], "tablespaces": [], "version": 0}
     found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
     assert found["timeline"] == 1
     assert written - 64 < found["lsn"] <= written

@@ -158,10 +158,13 @@ def test_pg_rewind(
 
     barman.requests()
     where = f"host=127.0.0.1 port={source.port} user=postgres dbname=postgres"
-    output = target.program(
-        "pg_rewind", "--restore-target-wal", "--no-sync", "-D", target.data, "--source-server", where
-    )
+    options = ("--restore-target-wal", "--write-recovery-conf", "--no-sync")
+    output = target.program("pg_rewind", *options, "-D", target.data, "--source-server", where)
     assert "Done!" in output
     requested = [line.split()[-1] for line in barman.requests()]
     assert requested
     assert set(requested) <= set(angus.segments)
+    # It is a standby of the other one, as `fab ways` says.
+    target.start()
+    wait_until(lambda: rows(target) == rows(source), "the rows of the other server", 60)
+    assert target.sql("SELECT pg_is_in_recovery()") == "t"

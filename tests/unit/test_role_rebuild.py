@@ -62,7 +62,7 @@ def known(**changes: Any) -> Dict[str, Any]:
         "verb": "recover",
         "can_delta": False,
         "needs_empty": False,
-        "diverged_at": 0,
+        "divergence": {"at": 0, "is_ahead": False, "is_known": True},
     }
     is_running = changes.pop("running", None)
     variables = {name: value for name, value in changes.items() if "__" not in name.lstrip("_")}
@@ -97,9 +97,13 @@ def known(**changes: Any) -> Dict[str, Any]:
     }
 
 
+AHEAD = {"divergence__at": 400, "divergence__is_ahead": True}
+
+
 def tablespace(**changes: bool) -> Dict[str, Any]:
     """Return changes for `known`: a tablespace, and what is in its folder."""
-    there = {"is_used": False, "is_foreign": False, "is_kept": False, "is_real": True, "can_write": True, **changes}
+    there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_kept"), False), **changes}
+    there = {"is_real": True, "can_write": True, **there}
     return {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
 
 
@@ -113,8 +117,11 @@ def refusals(**changes: Any) -> List[str]:
         {},
         {"running": "standby"},
         # Promoted by mistake: the primary that Barman reaches is another one.
-        {"running": "primary", "found__timeline": 2, "source__diverged_at": 400},
-        {"source__diverged_at": 400, "found__timeline": 2},
+        {"running": "primary", "found__timeline": 2, "divergence__at": 400},
+        {"divergence__at": 400, "found__timeline": 2},
+        # Two were promoted, and neither knew of the other.
+        {"running": "primary", "divergence__at": 400},
+        {"divergence__is_known": False},
         # Nothing is left of it.
         {"found__is_there": False, "found__has_version": False, "found__lsn": 0, "found__system_identifier": 0},
         {"found__lsn": 0, "found__has_version": False, "source__primary": None, "found__system_identifier": 0},
@@ -135,10 +142,15 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"running": "primary", "source__primary": None}, "A primary is never rebuilt"),
         ({"running": "primary", "found__timeline": 2, "source__primary": None}, "Barman reaches no other primary"),
         ({"source__primary": None}, "nobody can say whether"),
-        ({"source__diverged_at": 400}, "WAL that the primary lost .behind 0/190."),
+        ({**AHEAD}, "WAL that the primary lost .behind 0/190."),
+        ({**AHEAD, "running": "primary"}, "it is the primary"),
         (
-            {"source__diverged_at": 400, "found__timeline": 2, "rebuild_discard_old": True},
+            {"divergence__at": 400, "found__timeline": 2, "rebuild_discard_old": True},
             "data of its own behind 0/190, and rebuild_discard_old",
+        ),
+        (
+            {"divergence__is_known": False, "rebuild_discard_old": True},
+            "no history of timeline 1, on which",
         ),
         ({"__standby_processes": {"stdout": "12 /usr/bin/python3 /usr/bin/patroni /etc/p.yml"}}, "patronictl reinit"),
         # Its data directory is gone, and Patroni does not run.
@@ -170,6 +182,10 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"wal__missing": "000000010000000000000002"}, "with which the backup begins"),
         ({"wal__behind": GIB + 1}, "ends 1.00 GB before the primary .with 000000010000000000000009."),
         ({"wal__abandoned": 2}, "Remove 00000002.history"),
+        (
+            {"__standby_lsclusters": {"stdout_lines": [f"14 main 5432 down postgres {DATA} x"]}},
+            "/etc/postgresql/14/main. is of another version than the backup, which is of PostgreSQL 15",
+        ),
         ({"found__is_link": True}, "is a link"),
         ({"found__is_mount": True}, "the root of a filesystem"),
         ({"found__can_write": False}, "may not make"),
@@ -203,11 +219,14 @@ def test_used_tablespace(is_used: bool, is_foreign: bool, changes: Dict[str, Any
     assert bool(refusals(**tablespace(is_used=is_used, is_foreign=is_foreign), **changes)) == is_refused
 
 
-@pytest.mark.parametrize(("discards", "is_refused"), [(False, True), (True, False)])
-def test_tablespace_of_kept_directory(discards: bool, is_refused: bool) -> None:
+@pytest.mark.parametrize(
+    ("owner", "discards", "is_refused"),
+    [("is_current", False, True), ("is_current", True, False), ("is_kept", False, True), ("is_kept", True, True)],
+)
+def test_tablespace_of_another_directory(owner: str, discards: bool, is_refused: bool) -> None:
     """Go on after an interruption, but not over what a kept directory has there."""
-    kept = tablespace(is_used=True, is_kept=True)
-    assert bool(refusals(**kept, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
+    used = tablespace(is_used=True, **{owner: True})
+    assert bool(refusals(**used, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
 
 
 PLACED = {"found__placed": "20261128T001817"}
@@ -222,7 +241,7 @@ PLACED = {"found__placed": "20261128T001817"}
         ({**PLACED, "source__primary": None}, True),
         # Another backup is asked for; something has happened to the copy since.
         ({**PLACED, "rebuild_backup": "20261129T001817"}, False),
-        ({**PLACED, "found__timeline": 2, "source__diverged_at": 400}, False),
+        ({**PLACED, "found__timeline": 2, "divergence__at": 400}, False),
         ({**PLACED, "found__has_version": False}, False),
     ],
 )

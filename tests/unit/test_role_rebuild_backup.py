@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.support.role_templar import load_script
 
 examine_backup = load_script("examine_backup")
+TOGETHER = examine_backup.Divergence()
 # What Barman says of a backup, and the names in there.
 BACKUP = {"cluster_size_bytes": 7, "postgresql_version": 150004, "tablespaces": []}
 FIELDS = ["begin_wal", "compression", "disk_usage_bytes", "end_time_timestamp", "encryption", "throughput_bytes"]
@@ -78,21 +79,36 @@ def test_end_of_archive(last: Optional[int], lsn: int, behind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeline", "lsn", "primary", "left_at"),
+    ("timeline", "lsn", "own", "primary", "expected"),
     [
-        (1, 500, (1, 900), 0),
-        (1, 900, (1, 500), 500),
-        (1, 300, (2, 900), 0),
-        (1, 500, (2, 900), 400),
-        (2, 900, (1, 700), 400),
-        (3, 900, (1, 700), 700),
-        (0, 0, (1, 700), 0),
-        (1, 500, None, 0),
+        (1, 500, [], (1, 900), TOGETHER),
+        (1, 900, [], (1, 500), examine_backup.Divergence(500, is_ahead=True)),
+        (1, 300, [], (2, 900), TOGETHER),
+        (1, 500, [], (2, 900), examine_backup.Divergence(400)),
+        (2, 900, [], (1, 700), examine_backup.Divergence(400)),
+        (2, 900, [(1, 300)], (1, 700), examine_backup.Divergence(300)),
+        # Nobody knows where it has left timeline 1.
+        (3, 900, [], (1, 700), examine_backup.Divergence(700)),
+        # Two that did not see each other were promoted, and took the same number.
+        (2, 900, [(1, 300)], (2, 950), examine_backup.Divergence(300)),
+        (2, 350, [(1, 300)], (2, 950), examine_backup.Divergence(300)),
+        (2, 450, [(1, 400)], (2, 950), TOGETHER),
+        (2, 990, [(1, 400)], (2, 950), examine_backup.Divergence(950, is_ahead=True)),
+        # It knows no history of its own timeline, but the primary's leads through it.
+        (2, 450, [], (3, 950), TOGETHER),
+        (2, 700, [], (3, 950), examine_backup.Divergence(600)),
+        # The archive has no history of the primary's timeline.
+        (1, 500, [], (4, 900), examine_backup.Divergence(is_known=False)),
+        (0, 0, [], (1, 700), TOGETHER),
+        (1, 500, [], None, TOGETHER),
     ],
 )
-def test_divergence(timeline: int, lsn: int, primary: Optional[Any], left_at: int) -> None:
+def test_divergence(timeline: int, lsn: int, own: List[Any], primary: Optional[Any], expected: Any) -> None:
     where = examine_backup.Primary(*primary) if primary else None
-    assert examine_backup.find_divergence(timeline, lsn, where, {2: [(1, 400)]}) == left_at
+    histories = {2: [(1, 400)], 3: [(1, 400), (2, 600)]}
+    if timeline == 3:
+        histories.pop(3)
+    assert examine_backup.find_divergence(timeline, lsn, own, where, histories) == expected
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ DELTA_SINCE = (3, 17)
 EMPTY_SINCE = (3, 15)
 
 History = List[Tuple[int, int]]
+# An LSN behind all others.
+ENDLESS = 1 << 64
 
 
 class CannotTell(Exception):
@@ -75,8 +77,20 @@ class Wal(NamedTuple):
     behind: int = 0
 
 
+class Divergence(NamedTuple):
+    """Say where a standby has left the primary's history: behind it, it is alone.
+
+    at: an LSN, 0 where it has not. is_ahead: there the primary has ended, and has lost
+    what follows. is_known: the archive has the history of the primary's timeline.
+    """
+
+    at: int = 0
+    is_ahead: bool = False
+    is_known: bool = True
+
+
 class Examination(NamedTuple):
-    """Hold all that was found. diverged_at: where it left the primary, or 0."""
+    """Hold all that was found."""
 
     backup: Backup
     wal: Wal
@@ -84,7 +98,7 @@ class Examination(NamedTuple):
     verb: str
     can_delta: bool
     needs_empty: bool
-    diverged_at: int
+    divergence: Divergence
 
 
 def parse_version(text: str) -> Tuple[int, int]:
@@ -286,20 +300,45 @@ def examine_wal(
     )
 
 
-def find_divergence(timeline: int, lsn: int, primary: Optional[Primary], histories: Dict[int, History]) -> int:
-    """Return where a standby has left the primary's history, 0 where it has not.
+def find_divergence(
+    timeline: int, lsn: int, own: History, primary: Optional[Primary], histories: Dict[int, History]
+) -> Divergence:
+    """Return where a standby has left the primary's history.
 
-    Behind that place it has data of its own, which the primary does not have.
+    timeline, lsn, own: where it is, and the history of its timeline as it knows it, or
+    empty. histories: those in the archive.
     """
-    from walbasin.wal import holdings
-
     if not lsn or primary is None:
-        return 0
-    if primary.timeline > timeline:
-        return holdings.find_fork(timeline, lsn, primary.timeline, histories)
-    if primary.timeline == timeline:
-        return primary.lsn if lsn > primary.lsn else 0
-    return dict(histories.get(timeline, [])).get(primary.timeline, primary.lsn)
+        return Divergence()
+    theirs = [] if primary.timeline == 1 else histories.get(primary.timeline)
+    if theirs is None:
+        return Divergence(is_known=False)
+    if not own and timeline in histories:
+        own = histories[timeline]
+    elif not own and timeline in (primary.timeline, *dict(theirs)):
+        own = [each for each in theirs if each[0] < timeline]
+    elif not own and timeline > 1:
+        return Divergence(at=min(lsn, primary.lsn))
+    fork = find_fork([*own, (timeline, ENDLESS)], [*theirs, (primary.timeline, ENDLESS)])
+    if lsn > fork:
+        return Divergence(at=fork)
+    is_ahead = fork == ENDLESS and lsn > primary.lsn
+    return Divergence(at=primary.lsn if is_ahead else 0, is_ahead=is_ahead)
+
+
+def find_fork(ours: History, theirs: History) -> int:
+    """Return the LSN up to which two servers have the same WAL.
+
+    Each has timelines, and the LSN at which it has left each of them. The same number
+    means nothing: two servers that do not see each other take the same one.
+
+    >>> find_fork([(1, 400), (2, ENDLESS)], [(1, 300), (2, ENDLESS)])
+    300
+    """
+    for (our_timeline, our_end), (their_timeline, their_end) in zip(ours, theirs):
+        if our_timeline != their_timeline or our_end != their_end:
+            return min(our_end, their_end)
+    return ENDLESS
 
 
 def examine(asked: Dict[str, Any]) -> Examination:
@@ -309,7 +348,7 @@ def examine(asked: Dict[str, Any]) -> Examination:
     backup = barman.find_backup(asked["backup"])
     primary = barman.find_primary()
     names, histories = read_archive(asked["server"], asked["config"])
-    own = {asked["timeline"]: [(parent, left) for parent, left in asked["history"]]}
+    own = [(parent, left) for parent, left in asked["history"]]
     return Examination(
         backup=backup,
         wal=examine_wal(backup.begin_wal, names, histories, backup.segment_size, primary),
@@ -317,7 +356,7 @@ def examine(asked: Dict[str, Any]) -> Examination:
         verb="restore" if version >= RESTORE_SINCE else "recover",
         can_delta=version >= DELTA_SINCE,
         needs_empty=version >= EMPTY_SINCE,
-        diverged_at=find_divergence(asked["timeline"], asked["lsn"], primary, {**histories, **own}),
+        divergence=find_divergence(asked["timeline"], asked["lsn"], own, primary, histories),
     )
 
 

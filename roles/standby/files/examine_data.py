@@ -6,6 +6,7 @@ argument has, in JSON:
 data: the data directory, which may be gone. container: the folder beside it, of this
 rebuild and of one that was interrupted.
 settings: more folders in which settings of the server lie. tablespaces: folders.
+version: PostgreSQL's, of the backup; 0 where there are no tablespaces.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import sys
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Set
 
 CONNINFO = re.compile(r"^\s*primary_conninfo\s*=?\s*'[^']", re.MULTILINE | re.IGNORECASE)
 
@@ -91,6 +92,11 @@ def read_position(data: str) -> Dict[str, Any]:
     return found
 
 
+def find_tablespaces(pattern: str) -> Set[str]:
+    """Return the folders of the tablespaces of data directories."""
+    return {os.path.realpath(link) for link in glob.glob(os.path.join(pattern, "pg_tblspc", "*"))}
+
+
 def find_room(folders: List[str]) -> int:
     """Return the free bytes of the filesystems of these folders, each counted once."""
     return sum({os.stat(nearest(each)).st_dev: free_bytes(each) for each in folders}.values())
@@ -118,17 +124,19 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     data, container = asked["data"], asked["container"]
     parent, pg_wal = os.path.dirname(data), os.path.join(data, "pg_wal")
     new = os.path.join(container, "new")
-    links = [glob.escape(data), os.path.join(glob.escape(container), "old-*")]
-    kept = {os.path.realpath(link) for each in links for link in glob.glob(os.path.join(each, "pg_tblspc", "*"))}
+    current = find_tablespaces(glob.escape(data))
+    kept = find_tablespaces(os.path.join(glob.escape(container), "old-*"))
+    folders = [each for each in asked["tablespaces"] if os.path.isdir(each)]
+    begun = [new, *(each for each in folders if each not in current | kept)] if os.path.isdir(new) else []
     return {
         "is_there": os.path.lexists(data),
-        "is_link": os.path.islink(data) or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
+        "is_link": os.path.realpath(data) != data or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
         "is_mount": os.path.isdir(data) and os.stat(data).st_dev != os.stat(parent).st_dev,
         "is_empty": os.path.isdir(data) and not os.listdir(data),
         "has_version": os.path.isfile(os.path.join(data, "PG_VERSION")),
-        "size": size_of(data),
+        "size": sum(map(size_of, [data, *(each for each in folders if each in current)])),
         "is_begun": os.path.isdir(new),
-        "begun": size_of(new),
+        "begun": sum(map(size_of, begun)),
         "placed": read_placed(data),
         "free": find_room([parent, *asked["tablespaces"]]),
         "can_write": can_write(parent),
@@ -137,8 +145,10 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
         ),
         "tablespaces": {
             path: {
-                "is_used": os.path.isdir(path) and bool(os.listdir(path)),
-                "is_foreign": os.path.isdir(path) and not all(name.startswith("PG_") for name in os.listdir(path)),
+                "is_used": path in folders and bool(os.listdir(path)),
+                "is_foreign": path in folders
+                and not all(name.startswith(f"PG_{asked['version']}_") for name in os.listdir(path)),
+                "is_current": path in current,
                 "is_kept": path in kept,
                 "is_real": os.path.realpath(path) == path,
                 "can_write": can_write(path),

@@ -1,5 +1,6 @@
 """Test which ways back a standby is told of."""
 
+import os
 import re
 import subprocess
 import time
@@ -68,7 +69,10 @@ def test_standby_that_catches_up() -> None:
         ({"role": "primary"}, "chris is well (primary)", []),
         ({"role": "down", "error": "it does not run"}, "chris could not be asked: it", ["rebuild", "base backup"]),
         ({"gap": GAP, "backup_error": "it has no backup"}, "cannot come back", ["base backup"]),
-        ({"gap": GAP, "primary_timeline": 0}, "cannot come back", ["rebuild"]),
+        # Nobody can say whether its data are nowhere else; or there are none.
+        ({"gap": GAP, "primary_timeline": 0}, "cannot come back", []),
+        ({"gap": GAP, "primary_timeline": 0, "timeline": 0}, "cannot come back", ["rebuild"]),
+        ({**DIVERGED, "is_ahead": True}, "it has left the primary's history at 1/A0", []),
         ({"slot": "chris\n||"}, "by itself: the primary has no slot chris", ["rebuild", "base backup"]),
         # Its server does not run, and its data directory tells.
         (
@@ -153,12 +157,15 @@ def test_host_that_does_not_answer() -> None:
     assert ways.lines_of(fleet, None, row) == ["chris could not be asked: Connection timed out"]
 
 
+WHOLE = {"missing": "", "behind": 0, "abandoned": 0}
+
+
 def found(**changes: Any) -> Dict[str, Any]:
     return {
         "backup": {"size": GIB, "rate": 1000, "version": 15},
-        "wal": {"bytes": 32 * MIB, "missing": "", "behind": 0},
+        "wal": {"bytes": 32 * MIB, **WHOLE},
         "primary": {"timeline": 1, "lsn": 50},
-        "diverged_at": 0,
+        "divergence": {"at": 0, "is_ahead": False},
         **changes,
     }
 
@@ -172,11 +179,13 @@ def test_facts() -> None:
     assert (facts.behind, facts.replay_rate, facts.gap, facts.error) == (5, 2.0, GAP, "")
     assert (facts.backup_size, facts.wal_since_backup, facts.primary_timeline) == (GIB, 32 * MIB, 1)
     assert ways.facts_of(row, AT, found(primary=None)).primary_timeline == 0
-    gap = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "000000010000000000000007", "behind": 0}))
+    gap = ways.facts_of(row, AT, found(wal={"bytes": 1, **WHOLE, "missing": "000000010000000000000007"}))
     assert gap.backup_error == "the archive has a gap behind its backup: 000000010000000000000007"
-    late = ways.facts_of(row, AT, found(wal={"bytes": 1, "missing": "", "behind": 2 * GIB}))
+    late = ways.facts_of(row, AT, found(wal={"bytes": 1, **WHOLE, "behind": 2 * GIB}))
     assert late.backup_error == "the archive ends 2.0 GiB before the primary"
-    diverged = ways.facts_of(row, AT, found(diverged_at=30))
+    abandoned = ways.facts_of(row, AT, found(wal={"bytes": 1, **WHOLE, "abandoned": 2}))
+    assert abandoned.backup_error == "the archive holds timeline 2, which the primary is not on"
+    diverged = ways.facts_of(row, AT, found(divergence={"at": 30, "is_ahead": False}))
     assert (diverged.diverged_at, diverged.written, diverged.version) == (30, 10 + 20, 15)
     assert ways.facts_of(row, AT, {"error": "it has no backup"}).backup_error == "it has no backup"
     left = Row("chris", "angus", "restoring", problems=(f"{ABANDONED} 2, which it cannot follow",))
@@ -280,9 +289,12 @@ def test_barman_not_understood(answer: str) -> None:
     ("progress", "said"),
     [
         # What is there, of what, since when: 4 MB in half a minute.
-        ("{size} 0 {began}", "it is rebuilt from Barman: 4 of 40 MB, 13[0-9] kB/s, about 5 min left"),
+        ("{size} 0 {began}", "it is rebuilt from Barman: 4 of 40 MB, 1[0-3][0-9] kB/s, about 5 min left"),
         # With two tablespaces, one of which has not come so far.
-        ("{size} 0 {began}\n{tablespace}\n{tablespace}2", "it is rebuilt from Barman: 6 of 40 MB, 19[0-9] kB/s, .*"),
+        (
+            "{size} 0 {began}\n{tablespace}\n{tablespace}2",
+            "it is rebuilt from Barman: 6 of 40 MB, 1[5-9][0-9] kB/s, .*",
+        ),
         # Nothing came since the run began.
         ("{size} {size} {began}", "it is rebuilt from Barman: 4 of 40 MB"),
         # No run has come so far.
@@ -303,6 +315,18 @@ def test_standby_that_is_rebuilt(tmp_path: Path, progress: Optional[str], said: 
     ran = subprocess.run(["sh", "-c", FIND_POSTGRES, "sh", data], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert re.fullmatch(said.format(data=data), ran.stderr.strip())
+
+
+def test_server_beside_a_copy_that_failed(tmp_path: Path) -> None:
+    """Ask the old server where somebody has started it again."""
+    data, container = tmp_path / "main", tmp_path / "main.rebuild"
+    data.mkdir()
+    (container / "new").mkdir(parents=True)
+    (container / "progress").write_text("1000 0 1000\n", encoding="ascii")
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n1\n5433\n/run/postgresql\n", encoding="ascii")
+    script = f'{FIND_POSTGRES}\necho "$port $socket $PWD"'
+    ran = subprocess.run(["sh", "-c", script, "sh", data], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"5433 /run/postgresql {data}\n"
 
 
 def test_limit_of_a_rebuild() -> None:
