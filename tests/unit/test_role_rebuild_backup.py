@@ -99,6 +99,8 @@ def test_end_of_archive(last: Optional[int], lsn: int, behind: int) -> None:
         (2, 700, [], (3, 950), examine_backup.Divergence(600)),
         # The archive has no history of the primary's timeline.
         (1, 500, [], (4, 900), examine_backup.Divergence(is_known=False)),
+        (4, 500, [(1, 400)], (4, 900), examine_backup.Divergence(is_known=False)),
+        (4, 950, [], (4, 900), examine_backup.Divergence(900, is_ahead=True, is_known=False)),
         (0, 0, [], (1, 700), TOGETHER),
         (1, 500, [], None, TOGETHER),
     ],

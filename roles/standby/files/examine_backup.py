@@ -311,8 +311,10 @@ def find_divergence(
     if not lsn or primary is None:
         return Divergence()
     theirs = [] if primary.timeline == 1 else histories.get(primary.timeline)
-    if theirs is None:
+    is_known = theirs is not None
+    if theirs is None and timeline != primary.timeline:
         return Divergence(is_known=False)
+    theirs = own if theirs is None else theirs
     if not own and timeline in histories:
         own = histories[timeline]
     elif not own and timeline in (primary.timeline, *dict(theirs)):
@@ -323,7 +325,7 @@ def find_divergence(
     if lsn > fork:
         return Divergence(at=fork)
     is_ahead = fork == ENDLESS and lsn > primary.lsn
-    return Divergence(at=primary.lsn if is_ahead else 0, is_ahead=is_ahead)
+    return Divergence(at=primary.lsn if is_ahead else 0, is_ahead=is_ahead, is_known=is_known)
 
 
 def find_fork(ours: History, theirs: History) -> int:
