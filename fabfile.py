@@ -73,8 +73,9 @@ def status(
     with _fleet(c, inventory, known_hosts, standby) as fleet, Survey(fleet) as survey:
         survey.rows()
         time.sleep(INTERVAL)
-        rows = survey.rows()
-        clusters = patroni.survey(survey.clusters())
+        known = {cluster.name: cluster for cluster in survey.clusters()}
+        rows = [ways_back.with_divergence(fleet, known.get(row.standby), row) for row in survey.rows()]
+        clusters = patroni.survey(known.values())
     if json:
         print(*map(_to_json, rows), sep="\n")
         for members in clusters:

@@ -22,6 +22,8 @@ IS_PRIMARY = "it is a primary, and ready for the other role if its test is well"
 GAP = "the archive has a gap"
 # Begins that of one that the archive has left behind.
 ABANDONED = "the archive holds timeline"
+# Begins that of one which was promoted, while another server is the primary.
+DIVERGED = "it has left the primary's history"
 
 
 class Row(NamedTuple):
@@ -136,7 +138,7 @@ def is_stuck(row: Row) -> bool:
 
     One that streams needs nothing of the archive, nor of another timeline in it.
     """
-    begins = (GAP, ABANDONED) if row.role == RESTORING else GAP
+    begins = (GAP, ABANDONED) if row.role == RESTORING else (GAP, DIVERGED)
     return any(problem.startswith(begins) for problem in row.problems)
 
 

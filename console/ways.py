@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional
 from . import patroni, role_script
 from .hosts import Cluster, Fleet, Standby
 from .snapshot import psql
-from .status import ABANDONED, GAP, PRIMARY, RESTORING, UNASKED, Row
+from .status import ABANDONED, DIVERGED, GAP, PRIMARY, RESTORING, UNASKED, Row
 from .table import size
 from .text import ConsoleError, NotUnderstood, duration
 
@@ -102,7 +102,7 @@ def why_stuck(facts: Facts) -> str:
     if facts.diverged_at:
         lsn = f"{facts.diverged_at >> 32:X}/{facts.diverged_at & 0xFFFFFFFF:X}"
         return (
-            f"it has left the primary's history at {lsn} (it is on timeline {facts.timeline}, the primary on "
+            f"{DIVERGED} at {lsn} (it is on timeline {facts.timeline}, the primary on "
             f"timeline {facts.primary_timeline})"
         )
     return facts.gap or _slot_problem(facts.slot)
@@ -371,6 +371,28 @@ def _position_of(cluster: Cluster, row: Row) -> dict[str, Any]:
         return NOWHERE
 
 
+def _find_facts(fleet: Fleet, cluster: Cluster, row: Row) -> Facts:
+    """Return what a standby and Barman say."""
+    position = _position_of(cluster, row)
+    found = ask_barman(fleet, cluster, position)
+    try:
+        return facts_of(row, position, found)
+    except (KeyError, TypeError, ValueError) as error:
+        answer = NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})")
+        return facts_of(row, position, {"error": str(answer)})
+
+
+def with_divergence(fleet: Fleet, cluster: Optional[Cluster], row: Row) -> Row:
+    """Return a row, which says of a primary whether another server is the primary.
+
+    Patroni lets nobody else lead: its members are not asked.
+    """
+    if cluster is None or row.role != PRIMARY or cluster.standby.patroni_file:
+        return row
+    reason = why_stuck(_find_facts(fleet, cluster, row))
+    return row._replace(problems=(*row.problems, reason), notes=()) if reason.startswith(DIVERGED) else row
+
+
 def lines_of(fleet: Fleet, cluster: Optional[Cluster], row: Row) -> list[str]:
     """Return what to say of a standby and its ways.
 
@@ -378,12 +400,5 @@ def lines_of(fleet: Fleet, cluster: Optional[Cluster], row: Row) -> list[str]:
     """
     if cluster is None:
         return [f"{row.standby} could not be asked: {'; '.join(row.problems)}"]
-    position = _position_of(cluster, row)
-    found = ask_barman(fleet, cluster, position)
-    try:
-        facts = facts_of(row, position, found)
-    except (KeyError, TypeError, ValueError) as error:
-        answer = NotUnderstood(cluster.standby.barman_host, f"Barman's answer ({error})")
-        facts = facts_of(row, position, {"error": str(answer)})
-    facts = _look_around(cluster, facts)
+    facts = _look_around(cluster, _find_facts(fleet, cluster, row))
     return describe(cluster.name, facts, find_ways(facts, cluster.host.name, cluster.standby))

@@ -1,5 +1,6 @@
 """Test which ways back a standby is told of."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from walbasin.local import data_directory
 from console import ways
 from console.hosts import Standby
 from console.snapshot import FIND_POSTGRES
-from console.status import ABANDONED, Row
+from console.status import ABANDONED, Row, is_stuck
 from console.text import ConsoleError, NotUnderstood
 from console.ways import Facts
 from tests.support.console_standby import CHRIS
@@ -275,6 +276,27 @@ def test_several_barman_hosts(answers: Dict[str, str], asked: List[str], error: 
     chris.standby.barman_hosts, chris.standby.option = list(answers), lambda _name: ""
     assert ways.ask_barman(fleet, chris, ways.NOWHERE).get("error", "") == error  # type: ignore[arg-type]
     assert fleet.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("role", "patroni", "at", "is_told"),
+    [
+        ("primary", "", 0x30, True),
+        ("primary", "", 0, False),
+        ("primary", "/etc/patroni/main.yml", 0x30, False),
+        ("streaming", "", 0x30, False),
+    ],
+)
+def test_second_primary(role: str, patroni: str, at: int, is_told: bool) -> None:
+    """Say of a primary that Barman reaches another one."""
+    fleet = Barmans({"barman": json.dumps(found(divergence={"at": at, "is_ahead": False}))})
+    chris = cluster("2\n5000\n1|0|30\n")
+    chris.standby.barman_hosts, chris.standby.option = ["barman"], lambda _name: ""
+    chris.standby.patroni_file = patroni
+    row = ways.with_divergence(fleet, chris, Row("chris", "angus", role))  # type: ignore[arg-type]
+    assert is_stuck(row) == is_told
+    expected = ("it has left the primary's history at 0/30 (it is on timeline 2, the primary on timeline 1)",)
+    assert row.problems == (expected if is_told else ())
 
 
 @pytest.mark.parametrize("answer", ["x", "[]", "1"])
