@@ -97,7 +97,9 @@ def test_rows(
     call = pair.fetch(standby, wanted, "-p", jobs, "-s", "3" if sleeps else "60")
     assert call.status == on_standby, call.stderr
     assert words in call.stderr
-    assert len(call.lines) == (0 if number == "1" else 1)
+    # The prefetch process says once that there is no gate.
+    is_slow = keys.startswith("stock") and jobs != "0"
+    assert len(call.lines) == (is_slow if number == "1" else 1)
     if call.status == 0:
         assert standby.delivered() == wal(wanted)
     assert call.seconds < 30, "there is no sleep"
@@ -107,7 +109,8 @@ def test_rows(
     (standby.data / "standby.signal").rename(standby.data / "recovery.signal")
     call = pair.fetch(standby, wanted, "-p", jobs, "--retry", "0")
     assert call.status == in_recovery, call.stderr
-    if number == "5, a gap" and jobs == "0":
+    # On a standby only a gate is asked, which has a list.
+    if number == "5, a gap" and jobs == "0" and keys.startswith("gate"):
         assert f"a gap here: it holds {angus.segments[6]}" in looked
     if number == "3, a gap":
         assert f"a gap here: it holds {angus.segments[6]}" in call.stderr
