@@ -90,11 +90,8 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def streaming(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Measure a standby from the end of its copy until it streams from its primary.
-
-    A backup is older than what other contests fetch: it has four times as much to
-    replay.
-    """
+    """Measure a standby from the end of its copy until it streams from its primary."""
+    field.primary.start()
     conninfo = f"host=127.0.0.1 port={field.primary.port} user={POSTGRES}"
 
     def follow(command: str) -> dict[str, float]:
@@ -102,11 +99,13 @@ def streaming(field: Field, standby: Standby) -> Iterator[Entrants]:
         with running(field, field.base, lambda data: command, primary_conninfo=conninfo) as server:
             started = time.monotonic()
             server.start()
-            wait_until(lambda: is_streaming(server) and replayed(server, last), "streaming", 120, step=0.01)
+            wait_until(lambda: is_streaming(server) and replayed(server, field.names[-1]), "streaming", 120, step=0.01)
             return {rows.STREAMING: time.monotonic() - started}
 
-    with field.running_primary(3 * len(field.names)) as last:
+    try:
         yield {OURS: lambda: follow(standby.ours()), CP: lambda: follow(standby.cp())}
+    finally:
+        field.primary.end()
 
 
 def is_streaming(server: Server) -> bool:
