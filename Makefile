@@ -51,7 +51,7 @@ $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn $(CURDIR) $@
 
-check: setup tools ## before each commit, in a minute: linters and unit tests, without the slow ones of the role
+check: setup tools ## before each commit, in two minutes: linters and unit tests, without the slow ones of the role
 	@$(MAKE) --jobs=2 --output-sync=target unit lint-python lint-shell lint-alerts UNIT="$(UNIT) --ignore tests/unit/test_role_refusals.py"
 
 lint: setup tools ## all linters
