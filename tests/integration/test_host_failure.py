@@ -47,9 +47,7 @@ def test_preferred_host_failure(
     jobs: str,
 ) -> None:
     """Fetch from the other host, within seconds, whatever state the first one is in."""
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
+    pair.put_everywhere(angus.segments, wal)
     first = angus.segments[0]
     if fault == "refused":
         pair.refuse("barman")
@@ -110,9 +108,7 @@ class SegmentStopper:
 def test_prefetch_at_full_rate_from_second_host(
     served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
 ) -> None:
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
+    pair.put_everywhere(angus.segments, wal)
     seconds = {}
     pair.refuse("barman")
     for hosts in ("barman2", LISTED):
@@ -126,9 +122,7 @@ def test_prefetch_at_full_rate_from_second_host(
 
 def test_return_to_preferred_host(chris: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]) -> None:
     """Ask the first host again once its outage is over, in a new process at least."""
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
+    pair.put_everywhere(angus.segments, wal)
     pair.refuse("barman")
     assert pair.fetch(chris, angus.segments[0]).status == 0
     pair.accept("barman")
@@ -166,9 +160,7 @@ def test_promotion_with_one_host_silent(
     workdir: Path,
     dead: str,
 ) -> None:
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
+    pair.put_everywhere(angus.segments, wal)
     with Network(pair.hosts[dead].port) as network:
         network.harm = Harm("silence", 0)
         pair.ports[dead] = network.port
@@ -188,9 +180,7 @@ def test_promotion_that_needs_the_other_host(
 ) -> None:
     """Give no WAL up that the second host has, because the first one is frozen."""
     first, last = angus.segments[0], angus.segments[5]
-    for name in pair.hosts:
-        for each in (first, last):
-            pair.put(name, each, wal(each))
+    pair.put_everywhere((first, last), wal)
     with Network(pair.hosts["barman"].port) as network:
         pair.ports["barman"] = network.port
         pair.write()

@@ -270,9 +270,7 @@ def test_hosts_with_and_without_gate(served: Standby, pair: Pair, angus: Primary
 def test_spool_kept_when_a_host_is_added(
     served: Standby, pair: Pair, angus: Primary, wal: Callable[[str], bytes]
 ) -> None:
-    for name in pair.hosts:
-        for each in angus.segments:
-            pair.put(name, each, wal(each))
+    pair.put_everywhere(angus.segments, wal)
     assert pair.fetch(served, angus.segments[0], "-p", "3", hosts="barman").status == 0
     before = sorted(path for path in served.spool.rglob("*") if path.is_dir() and not path.is_symlink())
     assert pair.fetch(served, angus.segments[1], "-p", "3").status == 0

@@ -1,5 +1,6 @@
 """Two Barman hosts for one standby: `barman`, the preferred one, and `barman2`."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ class Pair:
 
     def put(self, name: str, wal_name: str, content: bytes) -> None:
         self.hosts[name].put(self.server, wal_name, content)
+
+    def put_everywhere(self, wal_names: Iterable[str], wal: Callable[[str], bytes]) -> None:
+        """Put these into both archives. wal: returns the content of a file."""
+        for wal_name in wal_names:
+            for name in self.hosts:
+                self.put(name, wal_name, wal(wal_name))
 
     def make_passive(self, name: str, source: str = "barman") -> None:
         """Have a host say that it copies another one."""
