@@ -1,6 +1,7 @@
 """Compress WAL in each form that the fetcher decompresses."""
 
 import bz2
+import functools
 import gzip
 import lzma
 import subprocess
@@ -15,6 +16,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 FORMS = ("gzip", "bzip2", "xz", "zstd", "lz4")
 
 
+@functools.lru_cache(maxsize=64)
 def store(form: str, content: bytes) -> bytes:
     """Return a content as it is stored."""
     if form in COMPRESS:

@@ -37,7 +37,7 @@ def write_incoming(folder: Path, *chunks: bytes, longest: int = LARGEST) -> tupl
 @pytest.mark.parametrize("form", COMPRESS)
 @pytest.mark.parametrize("first", [1, 5, 8, 100])
 def test_incoming_file(tmp_path: Path, form: str, first: int) -> None:
-    stored = COMPRESS[form](WAL)
+    stored = store(form, WAL)
     incoming, written = write_incoming(tmp_path, stored[:first], stored[first:])
     assert written == WAL
     assert (incoming.length, incoming.header) == (len(WAL), WAL[: segment.LONG_HEADER.size])
@@ -46,7 +46,7 @@ def test_incoming_file(tmp_path: Path, form: str, first: int) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "gzip"])
 def test_splice(tmp_path: Path, form: str) -> None:
-    stored = COMPRESS[form](WAL[:4000])
+    stored = store(form, WAL[:4000])
     pipe, write_end = os.pipe()
     os.write(write_end, stored[50:])
     os.close(write_end)
