@@ -303,7 +303,8 @@ def find_stopped_position(cluster: Cluster) -> dict[str, Any]:
     Raises ConsoleError.
     """
     data = cluster.standby.data_directory
-    asked = {"data": data, "container": f"{data}.rebuild", "settings": [], "tablespaces": [], "version": 0}
+    folders = {"data": data, "container": f"{data}.rebuild", "settings": [], "copied": {}}
+    asked = {**folders, "version": 0, "discards": False}
     found = role_script.run(cluster.host, cluster.standby.postgres_user, "examine_data", asked)
     try:
         left = [(int(parent), int(lsn)) for parent, lsn in found["history"]]

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.barman_host import BarmanHost
+from tests.support.disks import SmallDisk
 from tests.support.postgres import Server
 from tests.support.processes import give, wait_until
 from tests.support.rebuild import Rebuild
+from tests.support.wal_builder import MIB
 
 from .conftest import ROWS_EACH, rows
 
@@ -39,7 +41,7 @@ def test_standby_from_backup(
     assert "archive_command = false" not in (rebuild.data / "postgresql.conf").read_text()
     assert "standby.signal" in left
     # What the next run finds, should this one be killed here.
-    asked = {"container": str(rebuild.container), "settings": [], "tablespaces": [], "version": 0}
+    asked = {"container": str(rebuild.container), "settings": [], "copied": {}, "version": 0, "discards": False}
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "20261129T001817"
     (rebuild.data / "backup_label").rename(rebuild.data / "kept")
     assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "", "it was started"
@@ -86,7 +88,7 @@ def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> Non
     backed_up.sql("INSERT INTO t SELECT generate_series(1, 5000)")
     written = int(backed_up.sql("SELECT pg_current_wal_flush_lsn() - '0/0'"))
     backed_up.stop("immediate")
-    asked = {"container": "/nonexistent", "settings": [], "tablespaces": [], "version": 0}
+    asked = {"container": "/nonexistent", "settings": [], "copied": {}, "version": 0, "discards": False}
     found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
     assert found["timeline"] == 1
     assert written - 64 < found["lsn"] <= written
@@ -94,6 +96,31 @@ def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> Non
     (backed_up.data / "standby.signal").touch()
     found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
     assert written - 8192 <= found["lsn"] <= written
+
+
+def test_room_of_each_filesystem(backed_up: Server, rebuild: Rebuild, workdir: Path) -> None:
+    """Ask for each tablespace's room where that is to lie, and nowhere else."""
+    (workdir / "fast").mkdir()
+    give(workdir / "fast")
+    backed_up.sql(f"CREATE TABLESPACE fast LOCATION '{workdir}/fast'")
+    backed_up.sql("CREATE TABLE orders TABLESPACE fast AS SELECT repeat('x', 500) FROM generate_series(1, 20000)")
+    # The backup's own takes minutes for what is written here.
+    backed_up.sql("CHECKPOINT")
+    rebuild.barman.run_barman("backup", rebuild.server)
+    backup = rebuild.find_backup()["backup"]
+    (size,) = backup["tablespace_sizes"].values()
+    assert 10 * MIB < size < 20 * MIB
+    assert 20 * MIB < backup["size"] - size < 100 * MIB
+
+    def rooms(disk: SmallDisk) -> list[tuple[str, bool]]:
+        copied = {str(rebuild.data): backup["size"] - size, str(disk.folder / "fast"): size}
+        asked = {"container": str(rebuild.container), "settings": [], "version": 15, "discards": False}
+        found = rebuild.examine("examine_data", data=str(rebuild.data), copied=copied, **asked)["rooms"]
+        return [(each["folder"], each["is_enough"]) for each in found]
+
+    with SmallDisk(workdir / "small", 8 * MIB) as small, SmallDisk(workdir / "large", 32 * MIB) as large:
+        assert rooms(small) == [(str(rebuild.data), True), (str(small.folder / "fast"), False)]
+        assert rooms(large) == [(str(rebuild.data), True), (str(large.folder / "fast"), True)]
 
 
 @pytest.mark.usefixtures("backed_up")

@@ -14,6 +14,11 @@ SIZE = 16 * MIB
 DATA = "/var/lib/postgresql/15/main"
 
 
+def room(free: int = 10 * GIB, folder: str = DATA) -> Dict[str, Any]:
+    """Return a filesystem that needs two GiB, as files/examine_data.py finds it."""
+    return {"folder": folder, "needed": 2 * GIB, "free": free, "is_enough": free >= 2 * GIB}
+
+
 def known(**changes: Any) -> Dict[str, Any]:
     """Return what was found of a standby that can be rebuilt, with these changes.
 
@@ -27,9 +32,8 @@ def known(**changes: Any) -> Dict[str, Any]:
         "has_version": True,
         "size": GIB,
         "is_begun": False,
-        "begun": 0,
         "placed": "",
-        "free": 10 * GIB,
+        "rooms": [room()],
         "can_write": True,
         "has_conninfo": True,
         "tablespaces": {},
@@ -49,6 +53,7 @@ def known(**changes: Any) -> Dict[str, Any]:
             "system_identifier": 7,
             "segment_size": SIZE,
             "tablespaces": {},
+            "tablespace_sizes": {},
         },
         "wal": {
             "newest": "000000010000000000000009",
@@ -103,7 +108,7 @@ AHEAD = {"divergence__at": 400, "divergence__is_ahead": True}
 def tablespace(**changes: bool) -> Dict[str, Any]:
     """Return changes for `known`: a tablespace, and what is in its folder."""
     there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_kept"), False), **changes}
-    there = {"is_real": True, "can_write": True, **there}
+    there = {"is_real": True, "is_apart": True, "can_write": True, **there}
     return {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
 
 
@@ -126,8 +131,6 @@ def refusals(**changes: Any) -> List[str]:
         {"found__is_there": False, "found__has_version": False, "found__lsn": 0, "found__system_identifier": 0},
         {"found__lsn": 0, "found__has_version": False, "source__primary": None, "found__system_identifier": 0},
         {"found__has_conninfo": False, "standby_primary_conninfo": "host=angus"},
-        {"found__free": 0, "rebuild_discard_old": True, "found__size": 3 * GIB},
-        {"found__free": 0, "found__begun": 3 * GIB, "found__is_begun": True},
         {"wal__abandoned": 2, "standby_recovery_target_timeline": "1"},
     ],
 )
@@ -189,13 +192,21 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"found__is_link": True}, "is a link"),
         ({"found__is_mount": True}, "the root of a filesystem"),
         ({"found__can_write": False}, "may not make"),
-        ({"found__free": GIB}, "no room.* needs 2.05 GB, and 1.00 GB are free. With rebuild_discard_old=true"),
-        ({"found__free": GIB, "found__size": 0, "rebuild_discard_old": True}, "there is no room"),
+        (
+            {"found__rooms": [room(), room(GIB, "/srv/fast")]},
+            r"no room: the copy needs 2.00 GB in /srv/fast, and 1.00 GB are free\. With rebuild_discard_old=true",
+        ),
+        ({"found__rooms": [room(GIB)], "found__size": 0, "rebuild_discard_old": True}, "1.00 GB are free$"),
         ({"found__has_conninfo": False}, "Set standby_primary_conninfo"),
         ({"rebuild_tablespaces": {"slow": "/srv/slow"}}, "names slow, which the backup does not have"),
+        (tablespace(is_used=True), "/srv/fast is not empty"),
+        (tablespace(is_apart=False), "/srv/fast, the folder of a tablespace, lies in another folder of the copy"),
         (
-            tablespace(is_used=True),
-            "/srv/fast is not empty",
+            {
+                "backup__tablespaces": {"fast": "/srv/fast", "slow": "/srv/slow"},
+                "rebuild_tablespaces": {"slow": "/srv/fast/"},
+            },
+            "two tablespaces would lie in one folder",
         ),
     ],
 )
@@ -229,6 +240,20 @@ def test_tablespace_of_another_directory(owner: str, discards: bool, is_refused:
     assert bool(refusals(**used, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
 
 
+@pytest.mark.parametrize(
+    ("moved", "copies"),
+    [
+        ({}, {DATA: 700, "/srv/fast": 300}),
+        ({"fast": "/mnt/fast/"}, {DATA: 700, "/mnt/fast": 300}),
+        # It is refused, with a word on it.
+        ({"slow": "/srv/slow"}, {DATA: 700, "/srv/fast": 300, "/srv/slow": 0}),
+    ],
+)
+def test_bytes_of_each_folder(moved: Dict[str, str], copies: Dict[str, int]) -> None:
+    changes = {**tablespace(), "backup__tablespace_sizes": {"fast": 300}, "backup__size": 1000}
+    assert value_of("__standby_rebuild_copies", **known(**changes, rebuild_tablespaces=moved)) == copies
+
+
 PLACED = {"found__placed": "20261128T001817"}
 
 
@@ -251,7 +276,7 @@ def test_placed_copy(changes: Dict[str, Any], is_placed: bool) -> None:
     plan = value_of("__standby_rebuild_plan", **known(**changes))
     assert ("made by an interrupted run, of backup 20261128T001817" in plan[2]) == is_placed
     full = tablespace(is_used=True, is_kept=True)
-    assert bool(refusals(**full, found__free=0, **changes)) != is_placed
+    assert bool(refusals(**full, found__rooms=[room(0)], **changes)) != is_placed
 
 
 @pytest.mark.parametrize(
@@ -315,9 +340,11 @@ def test_data_directory(given: str, recorded: str, clusters: List[str], version:
 
 
 def test_plan() -> None:
-    plan = "\n".join(value_of("__standby_rebuild_plan", **known(backup__rate=2 * MIB)))
+    rooms = [room(), room(3 * GIB, "/srv/fast")]
+    plan = "\n".join(value_of("__standby_rebuild_plan", **known(backup__rate=2 * MIB, found__rooms=rooms)))
     assert "backup: 20261129T001817 of angus on barman, 1.00 GB" in plan
     assert "copy: barman recover, about 8 min at 2.00 MB/s (the rate at which Barman took it)" in plan
+    assert f"room: 10.00 GB for 2.00 GB in {DATA}, 3.00 GB for 2.00 GB in /srv/fast\n" in plan
     assert f"old data directory: 1.00 GB, kept in {DATA}.rebuild" in plan
 
 

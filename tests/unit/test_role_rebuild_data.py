@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Any, Dict
 
+import pytest
+
 from tests.support.role_templar import load_script
 
+GIB = 1 << 30
 examine_data = load_script("examine_data")
 
 
-def examine(data: Path, *tablespaces: Path) -> Dict[str, Any]:
+def examine(data: Path, *tablespaces: Path, size: int = 0, discards: bool = False) -> Dict[str, Any]:
+    """Look at folders to which a backup of some size comes, of the same in each."""
     asked = {
         "data": str(data),
         "container": f"{data}.rebuild",
         "settings": [],
-        "tablespaces": list(map(str, tablespaces)),
+        "copied": {str(folder): size for folder in (data, *tablespaces)},
         "version": 15,
+        "discards": discards,
     }
     found: Dict[str, Any] = examine_data.examine(asked)
     return found
@@ -57,12 +62,32 @@ def test_owners_of_tablespaces(tmp_path: Path) -> None:
     assert which("is_used") == [current, old, other]
 
 
-def test_room_with_tablespaces(tmp_path: Path) -> None:
-    """Count what can be used again, of the old one or of a copy that was begun."""
+def test_room_with_tablespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count what can be used again, of a copy that was begun or an old one."""
+    monkeypatch.setattr(examine_data, "free_bytes", lambda _: 0)
     data = tmp_path / "main"
     current, begun = make_tablespace(tmp_path / "current", data), make_tablespace(tmp_path / "begun")
     found = examine(data, current, begun)
     assert found["size"] >> 20 == 1
-    assert found["begun"] == 0
+    assert [each["free"] for each in found["rooms"]] == [0]
     (tmp_path / "main.rebuild" / "new").mkdir(parents=True)
-    assert examine(data, current, begun)["begun"] >> 20 == 1
+    assert [each["free"] >> 20 for each in examine(data, current, begun)["rooms"]] == [1]
+    assert [each["free"] >> 20 for each in examine(data, current, begun, discards=True)["rooms"]] == [2]
+
+
+@pytest.mark.parametrize(("free", "is_enough"), [(GIB + 210, True), (GIB + 209, False)])
+def test_room_on_one_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, is_enough: bool) -> None:
+    """Ask for a margin, and once for what replay needs."""
+    monkeypatch.setattr(examine_data, "free_bytes", lambda _: free)
+    data = tmp_path / "main"
+    (room,) = examine(data, tmp_path / "fast", size=100)["rooms"]
+    assert room == {"folder": str(data), "needed": GIB + 210, "free": free, "is_enough": is_enough}
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_apart"),
+    [("fast", True), ("main/fast", False), ("main.rebuild/fast", False), (".", False), ("slow/fast", False)],
+)
+def test_tablespace_in_another_folder(tmp_path: Path, folder: str, is_apart: bool) -> None:
+    found = examine(tmp_path / "main", tmp_path / "slow", tmp_path / folder)["tablespaces"]
+    assert all(each["is_apart"] for each in found.values()) == is_apart

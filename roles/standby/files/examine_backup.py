@@ -10,6 +10,7 @@ its timeline, as it knows it: pairs of a timeline and the LSN at which it was le
 The output has either "error", a sentence, or what Examination holds.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -40,7 +41,7 @@ class Backup(NamedTuple):
 
     size: in bytes. rate: bytes a second, at which Barman has taken it; 0: not known.
     finished: when it was ended, in seconds since 1970. tablespaces: name ->
-    folder on the primary.
+    folder on the primary. tablespace_sizes: name -> bytes, which size counts, too.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backup(NamedTuple):
     system_identifier: int
     segment_size: int
     tablespaces: Dict[str, str]
+    tablespace_sizes: Dict[str, int]
 
 
 class Primary(NamedTuple):
@@ -170,6 +172,16 @@ def data_folder(listed: str, name: str) -> str:
     )
 
 
+def size_of(path: str) -> int:
+    """Return the bytes of the files in a folder."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
 class Barman:
     """Ask Barman about one server."""
 
@@ -220,7 +232,8 @@ class Barman:
         if shown.get("backup_type") == "incremental" or base.get("compression") or base.get("encryption"):
             data_folder("", name)
         size = parse_size(shown)
-        control = data_directory.read(data_folder(self.run("list-files", "--target", "data", self._server, name), name))
+        data = data_folder(self.run("list-files", "--target", "data", self._server, name), name)
+        control = data_directory.read(data)
         if control is None:
             raise CannotTell(f"its backup {name} has no pg_control that can be read")
         return Backup(
@@ -234,6 +247,11 @@ class Barman:
             system_identifier=control.system_identifier,
             segment_size=control.segment_size,
             tablespaces={str(each["name"]): str(each["location"]) for each in shown["tablespaces"]},
+            # Barman has each in a folder beside the data directory.
+            tablespace_sizes={
+                str(each["name"]): size_of(os.path.join(os.path.dirname(data), str(each["oid"])))
+                for each in shown["tablespaces"]
+            },
         )
 
     def find_primary(self) -> Optional[Primary]:

@@ -5,8 +5,10 @@ argument has, in JSON:
 
 data: the data directory, which may be gone. container: the folder beside it, of this
 rebuild and of one that was interrupted.
-settings: more folders in which settings of the server lie. tablespaces: folders.
-version: PostgreSQL's, of the backup; 0 where there are no tablespaces.
+settings: more folders in which settings of the server lie.
+version: PostgreSQL's, of the backup. copied: what comes there of it: bytes of the data
+directory and of each tablespace, by folder. Nothing where no backup is known.
+discards: the old data directory makes room.
 """
 
 import contextlib
@@ -15,8 +17,10 @@ import json
 import os
 import re
 import sys
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Dict, Iterable, Iterator, List, Set
 
+# Bytes that replay needs beside the copy, in pg_wal.
+WAL_ROOM = 1 << 30
 CONNINFO = re.compile(r"^\s*primary_conninfo\s*=?\s*'[^']", re.MULTILINE | re.IGNORECASE)
 
 
@@ -97,9 +101,23 @@ def find_tablespaces(pattern: str) -> Set[str]:
     return {os.path.realpath(link) for link in glob.glob(os.path.join(pattern, "pg_tblspc", "*"))}
 
 
-def find_room(folders: List[str]) -> int:
-    """Return the free bytes of the filesystems of these folders, each counted once."""
-    return sum({os.stat(nearest(each)).st_dev: free_bytes(each) for each in folders}.values())
+def find_rooms(data: str, copied: Dict[str, int], reusable: Dict[str, int]) -> List[Dict[str, Any]]:
+    """Return the filesystems to which the copy comes.
+
+    Of each: one of its folders, the bytes needed there, and those that are free for it.
+    """
+    rooms: Dict[int, Dict[str, Any]] = {}
+    for folder, size in copied.items():
+        start = {"folder": folder, "needed": WAL_ROOM if folder == data else 0, "free": free_bytes(folder)}
+        room = rooms.setdefault(os.stat(nearest(folder)).st_dev, start)
+        room["needed"] += size * 105 // 100
+        room["free"] += reusable.get(folder, 0)
+    return [{**room, "is_enough": room["free"] >= room["needed"]} for room in rooms.values()]
+
+
+def lies_within(path: str, others: Iterable[str]) -> bool:
+    """Tell whether a folder is in one of the others, or has one in it."""
+    return any(path != each and os.path.commonpath([path, each]) in (path, each) for each in others)
 
 
 def read_placed(data: str) -> str:
@@ -121,24 +139,27 @@ def can_write(folder: str) -> bool:
 
 def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     """Return all that was found."""
-    data, container = asked["data"], asked["container"]
+    data, container, copied = asked["data"], asked["container"], asked["copied"]
     parent, pg_wal = os.path.dirname(data), os.path.join(data, "pg_wal")
     new = os.path.join(container, "new")
     current = find_tablespaces(glob.escape(data))
     kept = find_tablespaces(os.path.join(glob.escape(container), "old-*"))
-    folders = [each for each in asked["tablespaces"] if os.path.isdir(each)]
-    begun = [new, *(each for each in folders if each not in current | kept)] if os.path.isdir(new) else []
+    tablespaces = [each for each in copied if each != data]
+    folders = [each for each in tablespaces if os.path.isdir(each)]
+    old = {each: size_of(each) for each in [data, *folders] if each == data or each in current}
+    begun = {each: size_of(each) for each in folders if each not in current | kept} if os.path.isdir(new) else {}
+    begun[data] = size_of(new)
+    reusable = {each: begun.get(each, 0) + (old.get(each, 0) if asked["discards"] else 0) for each in copied}
     return {
         "is_there": os.path.lexists(data),
         "is_link": os.path.realpath(data) != data or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
         "is_mount": os.path.isdir(data) and os.stat(data).st_dev != os.stat(parent).st_dev,
         "is_empty": os.path.isdir(data) and not os.listdir(data),
         "has_version": os.path.isfile(os.path.join(data, "PG_VERSION")),
-        "size": sum(map(size_of, [data, *(each for each in folders if each in current)])),
+        "size": sum(old.values()),
         "is_begun": os.path.isdir(new),
-        "begun": sum(map(size_of, begun)),
         "placed": read_placed(data),
-        "free": find_room([parent, *asked["tablespaces"]]),
+        "rooms": find_rooms(data, copied, reusable),
         "can_write": can_write(parent),
         "has_conninfo": any(
             map(CONNINFO.search, texts([data, os.path.join(container, "settings"), *asked["settings"]]))
@@ -151,9 +172,10 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
                 "is_current": path in current,
                 "is_kept": path in kept,
                 "is_real": os.path.realpath(path) == path,
+                "is_apart": not lies_within(path, [container, *copied]),
                 "can_write": can_write(path),
             }
-            for path in asked["tablespaces"]
+            for path in tablespaces
         },
         **read_position(data),
     }
