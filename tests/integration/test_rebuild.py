@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def rebuild(barman: BarmanHost, workdir: Path, name: str) -> Rebuild:
-    return Rebuild(barman, workdir, name)
+    return Rebuild(barman, workdir, name, tablespaces=[workdir / "faster"])
 
 
 def test_standby_from_backup(
@@ -98,17 +98,23 @@ def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> Non
     assert written - 8192 <= found["lsn"] <= written
 
 
-def test_room_of_each_filesystem(backed_up: Server, rebuild: Rebuild, workdir: Path) -> None:
-    """Ask for each tablespace's room where that is to lie, and nowhere else."""
+@pytest.fixture
+def tablespace(backed_up: Server, rebuild: Rebuild, workdir: Path) -> str:
+    """Make a tablespace with a table of 11 MB, take a backup, and return its name."""
     (workdir / "fast").mkdir()
     give(workdir / "fast")
     backed_up.sql(f"CREATE TABLESPACE fast LOCATION '{workdir}/fast'")
     backed_up.sql("CREATE TABLE orders TABLESPACE fast AS SELECT repeat('x', 500) FROM generate_series(1, 20000)")
-    # The backup's own takes minutes for what is written here.
+    # The backup's own takes minutes for what was written here.
     backed_up.sql("CHECKPOINT")
     rebuild.barman.run_barman("backup", rebuild.server)
+    return "fast"
+
+
+def test_room_of_each_filesystem(tablespace: str, rebuild: Rebuild, workdir: Path) -> None:
+    """Ask for each tablespace's room where that is to lie, and nowhere else."""
     backup = rebuild.find_backup()["backup"]
-    (size,) = backup["tablespace_sizes"].values()
+    size = backup["tablespace_sizes"][tablespace]
     assert 10 * MIB < size < 20 * MIB
     assert 20 * MIB < backup["size"] - size < 100 * MIB
 
@@ -121,6 +127,22 @@ def test_room_of_each_filesystem(backed_up: Server, rebuild: Rebuild, workdir: P
     with SmallDisk(workdir / "small", 8 * MIB) as small, SmallDisk(workdir / "large", 32 * MIB) as large:
         assert rooms(small) == [(str(rebuild.data), True), (str(small.folder / "fast"), False)]
         assert rooms(large) == [(str(rebuild.data), True), (str(large.folder / "fast"), True)]
+
+
+def test_tablespace_after_interruption(tablespace: str, rebuild: Rebuild, workdir: Path) -> None:
+    """Go on with a Barman that wants empty folders, and has no delta restore."""
+    folder = workdir / "faster"
+    folder.mkdir()
+    give(folder)
+    rebuild.step("keep")
+    for _ in range(2):
+        rebuild.step("clear", "empty", str(folder))
+        assert list(folder.iterdir()) == []
+        rebuild.restore("--tablespace", f"{tablespace}:{folder}")
+        give(folder)
+    rebuild.step("place", "20261129T001817")
+    assert sum(path.stat().st_size for path in folder.rglob("*")) > 10 * MIB
+    assert [link.resolve() for link in (rebuild.data / "pg_tblspc").iterdir()] == [folder]
 
 
 @pytest.mark.usefixtures("backed_up")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ SCRIPTS = ROLE / "files"
 class Rebuild:
     """Do by hand what the role does: look, copy, put in place.
 
-    may_all: the key may do anything, as one that somebody has made by hand.
+    may_all: the key may do anything, as one that was made by hand. tablespaces:
+    folders into which Barman may copy, too.
     """
 
-    def __init__(self, barman: BarmanHost, folder: Path, server: str, may_all: bool = False) -> None:
+    def __init__(
+        self, barman: BarmanHost, folder: Path, server: str, may_all: bool = False, *, tablespaces: Sequence[Path] = ()
+    ) -> None:
         self.barman = barman
         self.server = server
         self.data = folder / "main"
@@ -28,7 +32,8 @@ class Rebuild:
         self.new = self.container / "new"
         self.key = folder / "temporary"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
-        command = f',command="{PYTHON} -IS {SCRIPTS}/receive_restore.py {self.new}"'
+        folders = " ".join(map(str, (self.new, *tablespaces)))
+        command = f',command="{PYTHON} -IS {SCRIPTS}/receive_restore.py {folders}"'
         public = self.key.with_name("temporary.pub").read_text()
         with barman.authorized_keys.open("a") as file:
             file.write(f'restrict,from="127.0.0.1",expiry-time="20991231"{"" if may_all else command} {public}')

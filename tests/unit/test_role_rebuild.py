@@ -107,7 +107,7 @@ AHEAD = {"divergence__at": 400, "divergence__is_ahead": True}
 
 def tablespace(**changes: bool) -> Dict[str, Any]:
     """Return changes for `known`: a tablespace, and what is in its folder."""
-    there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_kept"), False), **changes}
+    there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_claimed"), False), **changes}
     there = {"is_real": True, "is_apart": True, "can_write": True, **there}
     return {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
 
@@ -215,29 +215,25 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_used", "is_foreign", "changes", "is_refused"),
+    ("what", "discards", "words"),
     [
-        (False, False, {}, False),
-        (True, False, {}, True),
-        (True, False, {"rebuild_discard_old": True}, False),
-        (True, True, {"rebuild_discard_old": True}, True),
-        (True, False, {"rebuild_discard_old": True, "source__needs_empty": True}, True),
-        (True, False, {"rebuild_discard_old": True, "source__needs_empty": True, "source__can_delta": True}, False),
-        (True, False, {"found__is_begun": True}, False),
+        ([], False, ""),
+        (["is_used", "is_current"], False, "a tablespace of the old data directory, which is kept"),
+        (["is_used", "is_current"], True, ""),
+        (["is_used", "is_claimed"], False, ""),
+        (["is_used", "is_claimed"], True, ""),
+        # Of another server of this host, or of one that was lost: nobody can say.
+        (["is_used"], False, "is not empty"),
+        (["is_used"], True, "is not empty"),
+        (["is_used", "is_foreign", "is_claimed"], False, "is not empty"),
+        (["is_used", "is_foreign", "is_current"], True, "is not empty"),
     ],
 )
-def test_used_tablespace(is_used: bool, is_foreign: bool, changes: Dict[str, Any], is_refused: bool) -> None:
-    assert bool(refusals(**tablespace(is_used=is_used, is_foreign=is_foreign), **changes)) == is_refused
-
-
-@pytest.mark.parametrize(
-    ("owner", "discards", "is_refused"),
-    [("is_current", False, True), ("is_current", True, False), ("is_kept", False, True), ("is_kept", True, True)],
-)
-def test_tablespace_of_another_directory(owner: str, discards: bool, is_refused: bool) -> None:
-    """Go on after an interruption, but not over what a kept directory has there."""
-    used = tablespace(is_used=True, **{owner: True})
-    assert bool(refusals(**used, found__is_begun=True, rebuild_discard_old=discards)) == is_refused
+def test_used_tablespace(what: List[str], discards: bool, words: str) -> None:
+    """Write over what the old data directory has, if it is to go, and a begun copy."""
+    found = refusals(**tablespace(**dict.fromkeys(what, True)), rebuild_discard_old=discards)
+    assert len(found) == bool(words), found
+    assert words in "".join(found)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +271,7 @@ def test_placed_copy(changes: Dict[str, Any], is_placed: bool) -> None:
     assert value_of("__standby_rebuild_is_placed", **known(**changes)) == is_placed
     plan = value_of("__standby_rebuild_plan", **known(**changes))
     assert ("made by an interrupted run, of backup 20261128T001817" in plan[2]) == is_placed
-    full = tablespace(is_used=True, is_kept=True)
+    full = tablespace(is_used=True)
     assert bool(refusals(**full, found__rooms=[room(0)], **changes)) != is_placed
 
 

@@ -79,7 +79,19 @@ def test_interrupted_discard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             place_data.main(*words)
     assert not data.exists()
     place_data.main(*words)
-    assert list(container.iterdir()) == []
+    place_data.main("tidy", *words[1:4])
+    assert not container.exists()
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_folder_of_tablespace(tmp_path: Path, is_emptied: bool) -> None:
+    """Empty what a Barman refuses that wants empty folders: of this version alone."""
+    data, container, fast = tmp_path / "main", tmp_path / "main.rebuild", tmp_path / "[fast]"
+    for folder in (container, fast / "PG_15_202209061" / "5", fast / "PG_14_202107181"):
+        folder.mkdir(parents=True)
+    place_data.main("clear", str(data), str(container), "15", *(["empty"] if is_emptied else []), str(fast))
+    left = {"PG_14_202107181"} if is_emptied else {"PG_14_202107181", "PG_15_202209061"}
+    assert {path.name for path in fast.iterdir()} == left
 
 
 @pytest.mark.parametrize(("version", "expected"), [(11, "primary_conninfo = 'host=angus'\n"), (15, None)])

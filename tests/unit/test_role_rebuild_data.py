@@ -8,7 +8,7 @@ import pytest
 from tests.support.role_templar import load_script
 
 GIB = 1 << 30
-examine_data = load_script("examine_data")
+examine_data, place_data = map(load_script, ("examine_data", "place_data"))
 
 
 def examine(data: Path, *tablespaces: Path, size: int = 0, discards: bool = False) -> Dict[str, Any]:
@@ -46,20 +46,29 @@ def test_link_above(tmp_path: Path) -> None:
     assert examine(tmp_path / "link" / "gone")["is_link"]
 
 
+def claim(data: Path, *tablespaces: Path) -> None:
+    """Be a run that was interrupted in its copy."""
+    container = Path(f"{data}.rebuild")
+    container.mkdir(exist_ok=True)
+    place_data.main("clear", str(data), str(container), "15", *map(str, tablespaces))
+
+
 def test_owners_of_tablespaces(tmp_path: Path) -> None:
     data, kept = tmp_path / "main", tmp_path / "main.rebuild" / "old-1"
     current = make_tablespace(tmp_path / "current", data)
     old = make_tablespace(tmp_path / "old", kept)
+    begun = make_tablespace(tmp_path / "begun")
     other = make_tablespace(tmp_path / "other", version=14)
-    found = examine(data, current, old, other, tmp_path / "new")["tablespaces"]
+    claim(data, current, old, begun)
+    found = examine(data, current, old, begun, other, tmp_path / "new")["tablespaces"]
 
     def which(key: str) -> list[Path]:
         return [Path(path) for path, each in found.items() if each[key]]
 
     assert which("is_current") == [current]
-    assert which("is_kept") == [old]
+    assert which("is_claimed") == [begun]
     assert which("is_foreign") == [other]
-    assert which("is_used") == [current, old, other]
+    assert which("is_used") == [current, old, begun, other]
 
 
 def test_room_with_tablespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +79,7 @@ def test_room_with_tablespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = examine(data, current, begun)
     assert found["size"] >> 20 == 1
     assert [each["free"] for each in found["rooms"]] == [0]
-    (tmp_path / "main.rebuild" / "new").mkdir(parents=True)
+    claim(data, begun)
     assert [each["free"] >> 20 for each in examine(data, current, begun)["rooms"]] == [1]
     assert [each["free"] >> 20 for each in examine(data, current, begun, discards=True)["rooms"]] == [2]
 

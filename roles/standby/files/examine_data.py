@@ -101,6 +101,13 @@ def find_tablespaces(pattern: str) -> Set[str]:
     return {os.path.realpath(link) for link in glob.glob(os.path.join(pattern, "pg_tblspc", "*"))}
 
 
+def read_claimed(container: str) -> Set[str]:
+    """Return the folders of tablespaces that an interrupted run has begun to fill."""
+    with contextlib.suppress(OSError), open(os.path.join(container, "tablespaces"), encoding="utf-8") as file:
+        return set(file.read().splitlines())
+    return set()
+
+
 def find_rooms(data: str, copied: Dict[str, int], reusable: Dict[str, int]) -> List[Dict[str, Any]]:
     """Return the filesystems to which the copy comes.
 
@@ -142,13 +149,13 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     data, container, copied = asked["data"], asked["container"], asked["copied"]
     parent, pg_wal = os.path.dirname(data), os.path.join(data, "pg_wal")
     new = os.path.join(container, "new")
-    current = find_tablespaces(glob.escape(data))
     kept = find_tablespaces(os.path.join(glob.escape(container), "old-*"))
+    current = find_tablespaces(glob.escape(data)) - kept
+    claimed = read_claimed(container) - kept - current
     tablespaces = [each for each in copied if each != data]
     folders = [each for each in tablespaces if os.path.isdir(each)]
     old = {each: size_of(each) for each in [data, *folders] if each == data or each in current}
-    begun = {each: size_of(each) for each in folders if each not in current | kept} if os.path.isdir(new) else {}
-    begun[data] = size_of(new)
+    begun = {data: size_of(new), **{each: size_of(each) for each in folders if each in claimed}}
     reusable = {each: begun.get(each, 0) + (old.get(each, 0) if asked["discards"] else 0) for each in copied}
     return {
         "is_there": os.path.lexists(data),
@@ -170,7 +177,7 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
                 "is_foreign": path in folders
                 and not all(name.startswith(f"PG_{asked['version']}_") for name in os.listdir(path)),
                 "is_current": path in current,
-                "is_kept": path in kept,
+                "is_claimed": path in claimed,
                 "is_real": os.path.realpath(path) == path,
                 "is_apart": not lies_within(path, [container, *copied]),
                 "can_write": can_write(path),

@@ -1,9 +1,9 @@
 """Turn a restored backup into the data directory of a standby.
 
 Runs as PostgreSQL's user. Arguments: the step; the data directory; the folder beside it
-(the container); the major version of PostgreSQL; for `clear` what it says there; for
-`place` the backup's name. The steps, each of which can be repeated after a run that was
-killed:
+(the container); the major version of PostgreSQL; for `clear` what it says there, and
+the folders of tablespaces; for `place` the backup's name. The steps, each of which can
+be repeated after a run that was killed:
 
 keep: keep the settings that lie in the data directory. clear: make room for the copy,
 where the old data directory is to be discarded. place: clean the copy, and give it the
@@ -13,12 +13,13 @@ During the copy nothing has the data directory's name but, maybe, the old one: s
 server cannot start with half a copy. Prints what a person should know, a line each.
 """
 
+import glob
 import os
 import re
 import shutil
 import sys
 import time
-from typing import Iterator, List
+from typing import Iterator, List, Sequence
 
 # What Barman leaves in a copy, and what must not be there in a standby's.
 LEFTOVERS = re.compile(
@@ -53,6 +54,8 @@ class Places:
         self.settings = os.path.join(container, "settings")
         self.progress = os.path.join(container, "progress")
         self.discarded = os.path.join(container, "discarded")
+        # The folders of tablespaces that this rebuild may write into, a line each.
+        self.tablespaces = os.path.join(container, "tablespaces")
 
 
 def sync(folder: str) -> None:
@@ -84,12 +87,19 @@ def keep(places: Places) -> None:
     sync(places.container)
 
 
-def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: bool) -> None:
+def clear(places: Places, version: int, words: Sequence[str]) -> None:
     """Make room for the copy.
 
-    is_delta: Barman takes from the old data directory what is the same there. It loses
-    its name before it loses a file, so that a server cannot start with half of it.
+    words: delta: Barman takes from the old directory what is the same there. empty:
+    it refuses folders that are not empty. discard: the old data directory goes. It
+    loses its name before it loses a file, so that a server cannot start with half of
+    it. Paths: the folders of tablespaces. Each is empty, or has what is discarded or
+    what a run that was killed has copied.
     """
+    is_delta, has_to_be_empty, is_discarded = (word in words for word in ("delta", "empty", "discard"))
+    folders = [word for word in words if word.startswith("/")]
+    write(places.tablespaces, "".join(f"{folder}\n" for folder in folders))
+    sync(places.container)
     remove(places.discarded)
     if has_to_be_empty:
         remove(places.new)
@@ -100,6 +110,10 @@ def clear(places: Places, is_delta: bool, has_to_be_empty: bool, is_discarded: b
             os.rename(places.data, places.discarded)
             sync(os.path.dirname(places.data))
             remove(places.discarded)
+    if has_to_be_empty:
+        for folder in folders:
+            for path in glob.glob(os.path.join(glob.escape(folder), f"PG_{version}_*")):
+                remove(path)
     sync(places.container)
 
 
@@ -196,7 +210,7 @@ def place(places: Places, version: int, backup: str) -> Iterator[str]:
 
 def tidy(places: Places) -> None:
     """Remove what is needed no more, and the container where nothing is kept."""
-    for path in (places.settings, places.progress, os.path.join(places.data, PLACED)):
+    for path in (places.settings, places.progress, places.tablespaces, os.path.join(places.data, PLACED)):
         remove(path)
     if os.path.isdir(places.container) and not os.listdir(places.container):
         os.rmdir(places.container)
@@ -209,7 +223,7 @@ def main(step: str, data: str, container: str, version: str, *words: str) -> Non
     if step == "keep":
         keep(places)
     elif step == "clear":
-        clear(places, "delta" in words, "empty" in words, "discard" in words)
+        clear(places, int(version), words)
     elif step == "place":
         print(*place(places, int(version), *words), sep="\n")
     elif step == "tidy":
