@@ -14,9 +14,15 @@ SIZE = 16 * MIB
 DATA = "/var/lib/postgresql/15/main"
 
 
-def room(free: int = 10 * GIB, folder: str = DATA) -> Dict[str, Any]:
+def room(free: int = 10 * GIB, folder: str = DATA, old: int = 0) -> Dict[str, Any]:
     """Return a filesystem that needs two GiB, as files/examine_data.py finds it."""
-    return {"folder": folder, "needed": 2 * GIB, "free": free, "is_enough": free >= 2 * GIB}
+    return {
+        "folder": folder,
+        "needed": 2 * GIB,
+        "free": free,
+        "is_enough": free >= 2 * GIB,
+        "is_enough_without_old": free + old >= 2 * GIB,
+    }
 
 
 def known(**changes: Any) -> Dict[str, Any]:
@@ -35,6 +41,9 @@ def known(**changes: Any) -> Dict[str, Any]:
         "placed": "",
         "rooms": [room()],
         "can_write": True,
+        "is_readable": True,
+        "clusters_within": [],
+        "tablespaces_elsewhere": [],
         "has_conninfo": True,
         "tablespaces": {},
         "system_identifier": 7,
@@ -107,7 +116,7 @@ AHEAD = {"divergence__at": 400, "divergence__is_ahead": True}
 
 def tablespace(**changes: bool) -> Dict[str, Any]:
     """Return changes for `known`: a tablespace, and what is in its folder."""
-    there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_claimed"), False), **changes}
+    there = {**dict.fromkeys(("is_used", "is_foreign", "is_current", "is_kept", "is_claimed"), False), **changes}
     there = {"is_real": True, "is_apart": True, "can_write": True, **there}
     return {"backup__tablespaces": {"fast": "/srv/fast"}, "found__tablespaces": {"/srv/fast": there}}
 
@@ -193,12 +202,18 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
         ({"found__is_mount": True}, "the root of a filesystem"),
         ({"found__can_write": False}, "may not make"),
         (
-            {"found__rooms": [room(), room(GIB, "/srv/fast")]},
+            {"found__rooms": [room(), room(GIB, "/srv/fast", old=GIB)]},
             r"no room: the copy needs 2.00 GB in /srv/fast, and 1.00 GB are free\. With rebuild_discard_old=true",
         ),
-        ({"found__rooms": [room(GIB)], "found__size": 0, "rebuild_discard_old": True}, "1.00 GB are free$"),
+        ({"found__rooms": [room(old=GIB), room(GIB, "/srv/fast")]}, "and 1.00 GB are free$"),
+        ({"found__is_readable": False}, "cannot read or write"),
+        (
+            {"found__has_version": False, "found__system_identifier": 0, "found__clusters_within": [f"{DATA}/main"]},
+            f"holds other data directories .{DATA}/main.",
+        ),
+        ({"found__system_identifier": 0, "rebuild_discard_old": True}, "nobody can say of which cluster"),
         ({"found__has_conninfo": False}, "Set standby_primary_conninfo"),
-        ({"rebuild_tablespaces": {"slow": "/srv/slow"}}, "names slow, which the backup does not have"),
+        ({"rebuild_tablespaces": {"slow": "/srv/slow"}}, "names slow, which the backup does not have, only none"),
         (tablespace(is_used=True), "/srv/fast is not empty"),
         (tablespace(is_apart=False), "/srv/fast, the folder of a tablespace, lies in another folder of the copy"),
         (
@@ -206,8 +221,10 @@ def test_rebuild(changes: Dict[str, Any]) -> None:
                 "backup__tablespaces": {"fast": "/srv/fast", "slow": "/srv/slow"},
                 "rebuild_tablespaces": {"slow": "/srv/fast/"},
             },
-            "two tablespaces would lie in one folder",
+            "two tablespaces, or one and the copy, would lie in one folder",
         ),
+        ({**tablespace(), "rebuild_tablespaces": {"fast": DATA}}, "two tablespaces, or one and the copy, would lie"),
+        ({**tablespace(), "rebuild_tablespaces": {"fast": f"{DATA}.rebuild"}}, "two tablespaces, or one and the copy,"),
     ],
 )
 def test_refusal(changes: Dict[str, Any], words: str) -> None:
@@ -222,6 +239,8 @@ def test_refusal(changes: Dict[str, Any], words: str) -> None:
         (["is_used", "is_current"], True, ""),
         (["is_used", "is_claimed"], False, ""),
         (["is_used", "is_claimed"], True, ""),
+        (["is_used", "is_kept"], False, "of an old data directory that is kept in"),
+        (["is_used", "is_kept"], True, "of an old data directory that is kept in"),
         # Of another server of this host, or of one that was lost: nobody can say.
         (["is_used"], False, "is not empty"),
         (["is_used"], True, "is not empty"),
@@ -351,8 +370,14 @@ def test_second_barman_host() -> None:
     assert value_of("__standby_rebuild_barman", __standby_rebuild_barmans=answers) == "barman2"
     answers = {"barman": {"error": "it has no backup"}, "barman2": {"error": "not understood"}}
     assert value_of("__standby_rebuild_barman", __standby_rebuild_barmans=answers) == ""
-    text = value_of("__standby_rebuild_errors", __standby_rebuild_barmans=answers)
-    assert text == "barman: it has no backup; barman2: not understood"
+    texts = [
+        value_of(
+            "__standby_rebuild_errors", __standby_rebuild_barmans=answers, __standby_rebuild_found={"placed": each}
+        )
+        for each in ("", "20261129T001817")
+    ]
+    assert texts[0] == "barman: it has no backup; barman2: not understood"
+    assert texts[1].startswith(f"{texts[0]} (an interrupted run has put a copy of it in place; rebuild_backup names")
 
 
 def test_specification() -> None:

@@ -1,7 +1,7 @@
 """Test which backup a rebuild takes, and whether Barman has the WAL since."""
 
 import contextlib
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -126,6 +126,21 @@ def test_primary_of_barman(text: str, is_reached: bool) -> None:
     assert (examine_backup.parse_primary(text) is not None) == is_reached
 
 
+@pytest.mark.parametrize(
+    ("version", "shown", "can_delta"),
+    [
+        ((3, 16), "", False),
+        ((3, 17), "\tstaging_location: None\n", True),
+        ((3, 17), "\tstaging_location: local\n", True),
+        # Barman refuses both together.
+        ((3, 17), "\tstaging_location: remote\n", False),
+        ((4, 0), "", True),
+    ],
+)
+def test_delta_restore(version: Tuple[int, int], shown: str, can_delta: bool) -> None:
+    assert examine_backup.can_delta(version, shown) == can_delta
+
+
 def test_backup_that_rsync_cannot_copy() -> None:
     assert examine_backup.data_folder("/b/angus/base/1/data/PG_VERSION\n", "1") == "/b/angus/base/1/data"
     with pytest.raises(examine_backup.CannotTell, match="compressed, encrypted, or a snapshot"):
@@ -146,6 +161,10 @@ def test_any_answer_of_barman(monkeypatch: pytest.MonkeyPatch, backups: Any, sho
     monkeypatch.setattr(examine_backup.Barman, "ask", lambda _self, command, *_words: said[command])
     monkeypatch.setattr(examine_backup.Barman, "run", lambda _self, *_words: text)
     barman = examine_backup.Barman("angus", "")
-    for ask in (lambda: barman.find_backup(""), barman.version, barman.find_primary):
+    for ask in (
+        lambda: barman.find_backup(""),
+        barman.version,
+        lambda: examine_backup.parse_primary(barman.show_server()),
+    ):
         with contextlib.suppress(examine_backup.CannotTell):
             ask()

@@ -83,6 +83,18 @@ def test_interrupted_discard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not container.exists()
 
 
+def test_claimed_tablespaces(tmp_path: Path) -> None:
+    """Remember what runs have begun to fill, until the copy has its place."""
+    data, container = tmp_path / "main", tmp_path / "main.rebuild"
+    claimed = container / "tablespaces"
+    (container / "new").mkdir(parents=True)
+    for folders in (["/srv/a"], ["/srv/b", "/srv/c"], ["/srv/a", "/srv/b"]):
+        place_data.main("clear", str(data), str(container), "15", *folders)
+    assert claimed.read_text().split() == ["/srv/a", "/srv/b", "/srv/c"]
+    place_data.main("place", str(data), str(container), "15", NAME)
+    assert not claimed.exists()
+
+
 @pytest.mark.parametrize("is_emptied", [False, True])
 def test_folder_of_tablespace(tmp_path: Path, is_emptied: bool) -> None:
     """Empty what a Barman refuses that wants empty folders: of this version alone."""

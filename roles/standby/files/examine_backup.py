@@ -158,6 +158,14 @@ def parse_primary(text: str) -> Optional[Primary]:
     return Primary(int(values["current_xlog"][:8], 16), (int(lsn[1], 16) << 32) + int(lsn[2], 16))
 
 
+def can_delta(version: Tuple[int, int], shown: str) -> bool:
+    """Tell whether Barman can use what the standby has already.
+
+    shown: from `barman show-server`.
+    """
+    return version >= DELTA_SINCE and not re.search(r"^\s+staging_location: remote$", shown, re.MULTILINE)
+
+
 def data_folder(listed: str, name: str) -> str:
     """Return the folder of a backup's files, from `barman list-files`.
 
@@ -254,12 +262,12 @@ class Barman:
             },
         )
 
-    def find_primary(self) -> Optional[Primary]:
-        """Return where the primary is, or None where it does not answer."""
+    def show_server(self) -> str:
+        """Return settings and state of the server, or "" where Barman does not tell."""
         try:
-            return parse_primary(self.run("show-server", self._server))
+            return self.run("show-server", self._server)
         except CannotTell:
-            return None
+            return ""
 
 
 def read_archive(server: str, config: str) -> Tuple[List[str], Dict[int, History]]:
@@ -366,7 +374,8 @@ def examine(asked: Dict[str, Any]) -> Examination:
     barman = Barman(asked["server"], asked["config"])
     version = barman.version()
     backup = barman.find_backup(asked["backup"])
-    primary = barman.find_primary()
+    shown = barman.show_server()
+    primary = parse_primary(shown)
     names, histories = read_archive(asked["server"], asked["config"])
     own = [(parent, left) for parent, left in asked["history"]]
     return Examination(
@@ -374,7 +383,7 @@ def examine(asked: Dict[str, Any]) -> Examination:
         wal=examine_wal(backup.begin_wal, names, histories, backup.segment_size, primary),
         primary=primary,
         verb="restore" if version >= RESTORE_SINCE else "recover",
-        can_delta=version >= DELTA_SINCE,
+        can_delta=can_delta(version, shown),
         needs_empty=version >= EMPTY_SINCE,
         divergence=find_divergence(asked["timeline"], asked["lsn"], own, primary, histories),
     )

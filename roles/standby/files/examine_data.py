@@ -108,18 +108,29 @@ def read_claimed(container: str) -> Set[str]:
     return set()
 
 
-def find_rooms(data: str, copied: Dict[str, int], reusable: Dict[str, int]) -> List[Dict[str, Any]]:
+def find_rooms(
+    data: str, copied: Dict[str, int], begun: Dict[str, int], old: Dict[str, int], discards: bool
+) -> List[Dict[str, Any]]:
     """Return the filesystems to which the copy comes.
 
-    Of each: one of its folders, the bytes needed there, and those that are free for it.
+    Of each: one of its folders, the bytes needed there, those that are free for it, and
+    those that the old data directory takes.
     """
     rooms: Dict[int, Dict[str, Any]] = {}
     for folder, size in copied.items():
-        start = {"folder": folder, "needed": WAL_ROOM if folder == data else 0, "free": free_bytes(folder)}
+        start = {"folder": folder, "needed": WAL_ROOM if folder == data else 0, "free": free_bytes(folder), "old": 0}
         room = rooms.setdefault(os.stat(nearest(folder)).st_dev, start)
         room["needed"] += size * 105 // 100
-        room["free"] += reusable.get(folder, 0)
-    return [{**room, "is_enough": room["free"] >= room["needed"]} for room in rooms.values()]
+        room["free"] += begun.get(folder, 0) + (old.get(folder, 0) if discards else 0)
+        room["old"] += 0 if discards else old.get(folder, 0)
+    return [
+        {
+            **room,
+            "is_enough": room["free"] >= room["needed"],
+            "is_enough_without_old": room["free"] + room["old"] >= room["needed"],
+        }
+        for room in rooms.values()
+    ]
 
 
 def lies_within(path: str, others: Iterable[str]) -> bool:
@@ -139,9 +150,22 @@ def read_placed(data: str) -> str:
     return ""
 
 
-def can_write(folder: str) -> bool:
-    """Tell whether PostgreSQL's user can make files in a folder, or make it."""
-    return os.access(nearest(folder), os.W_OK | os.X_OK)
+def can_use(folder: str) -> bool:
+    """Tell whether PostgreSQL's user can read and write in a folder, or make it."""
+    return os.access(nearest(folder), os.R_OK | os.W_OK | os.X_OK)
+
+
+def list_names(folder: str) -> List[str]:
+    """Return what is in a folder, but for the file with which Barman tries it."""
+    with contextlib.suppress(OSError):
+        return [name for name in os.listdir(folder) if name != ".barman_write_check"]
+    return []
+
+
+def find_clusters_within(folder: str) -> List[str]:
+    """Return the data directories in a folder, as there are in /var/lib/postgresql."""
+    found = (glob.glob(os.path.join(glob.escape(folder), each, "global", "pg_control")) for each in ("*", "*/*"))
+    return sorted(path.rpartition("/global/")[0] for paths in found for path in paths)
 
 
 def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
@@ -156,31 +180,33 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     folders = [each for each in tablespaces if os.path.isdir(each)]
     old = {each: size_of(each) for each in [data, *folders] if each == data or each in current}
     begun = {data: size_of(new), **{each: size_of(each) for each in folders if each in claimed}}
-    reusable = {each: begun.get(each, 0) + (old.get(each, 0) if asked["discards"] else 0) for each in copied}
     return {
         "is_there": os.path.lexists(data),
         "is_link": os.path.realpath(data) != data or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
         "is_mount": os.path.isdir(data) and os.stat(data).st_dev != os.stat(parent).st_dev,
-        "is_empty": os.path.isdir(data) and not os.listdir(data),
+        "is_empty": os.path.isdir(data) and not list_names(data),
+        "is_readable": not os.path.isdir(data) or can_use(data),
+        "clusters_within": find_clusters_within(data),
         "has_version": os.path.isfile(os.path.join(data, "PG_VERSION")),
         "size": sum(old.values()),
         "is_begun": os.path.isdir(new),
         "placed": read_placed(data),
-        "rooms": find_rooms(data, copied, reusable),
-        "can_write": can_write(parent),
+        "rooms": find_rooms(data, copied, begun, old, asked["discards"]),
+        "can_write": can_use(parent),
+        "tablespaces_elsewhere": sorted(current - set(copied)),
         "has_conninfo": any(
             map(CONNINFO.search, texts([data, os.path.join(container, "settings"), *asked["settings"]]))
         ),
         "tablespaces": {
             path: {
-                "is_used": path in folders and bool(os.listdir(path)),
-                "is_foreign": path in folders
-                and not all(name.startswith(f"PG_{asked['version']}_") for name in os.listdir(path)),
+                "is_used": bool(list_names(path)),
+                "is_foreign": not all(name.startswith(f"PG_{asked['version']}_") for name in list_names(path)),
                 "is_current": path in current,
+                "is_kept": path in kept,
                 "is_claimed": path in claimed,
                 "is_real": os.path.realpath(path) == path,
                 "is_apart": not lies_within(path, [container, *copied]),
-                "can_write": can_write(path),
+                "can_write": can_use(path),
             }
             for path in tablespaces
         },

@@ -83,6 +83,7 @@ def keep(places: Places) -> None:
         if name.endswith(".conf") and os.path.isfile(path) and not os.path.islink(path):
             shutil.copy2(path, os.path.join(places.settings + ".new", name))
     remove(places.settings)
+    os.sync()
     os.rename(places.settings + ".new", places.settings)
     sync(places.container)
 
@@ -98,7 +99,9 @@ def clear(places: Places, version: int, words: Sequence[str]) -> None:
     """
     is_delta, has_to_be_empty, is_discarded = (word in words for word in ("delta", "empty", "discard"))
     folders = [word for word in words if word.startswith("/")]
-    write(places.tablespaces, "".join(f"{folder}\n" for folder in folders))
+    # An earlier run may have filled others.
+    claimed = read(places.tablespaces).splitlines() if os.path.exists(places.tablespaces) else []
+    write(places.tablespaces, "".join(f"{folder}\n" for folder in dict.fromkeys([*claimed, *folders])))
     sync(places.container)
     remove(places.discarded)
     if has_to_be_empty:
@@ -112,6 +115,7 @@ def clear(places: Places, version: int, words: Sequence[str]) -> None:
             remove(places.discarded)
     if has_to_be_empty:
         for folder in folders:
+            remove(os.path.join(folder, ".barman_write_check"))
             for path in glob.glob(os.path.join(glob.escape(folder), f"PG_{version}_*")):
                 remove(path)
     sync(places.container)
@@ -172,6 +176,8 @@ def write(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def clean(places: Places, version: int) -> None:
@@ -202,8 +208,12 @@ def place(places: Places, version: int, backup: str) -> Iterator[str]:
             old = os.path.join(places.container, time.strftime("old-%Y%m%dT%H%M%S"))
             os.rename(places.data, old)
             yield f"the old data directory is kept in {old}"
+        # Should the host die, the next run takes what is in its place for whole.
+        os.sync()
         write(os.path.join(places.new, PLACED), f"{backup}\n")
         os.rename(places.new, places.data)
+        # From now on the links in pg_tblspc tell whose tablespaces they are.
+        remove(places.tablespaces)
         sync(places.container)
         sync(os.path.dirname(places.data))
 
