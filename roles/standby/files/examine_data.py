@@ -118,9 +118,9 @@ def find_rooms(
     """
     rooms: Dict[int, Dict[str, Any]] = {}
     for folder, size in copied.items():
-        start = {"folder": folder, "needed": WAL_ROOM if folder == data else 0, "free": free_bytes(folder), "old": 0}
+        start = {"folder": folder, "needed": 0, "free": free_bytes(folder), "old": 0}
         room = rooms.setdefault(os.stat(nearest(folder)).st_dev, start)
-        room["needed"] += size * 105 // 100
+        room["needed"] += size * 105 // 100 + (WAL_ROOM if folder == data else 0)
         room["free"] += begun.get(folder, 0) + (old.get(folder, 0) if discards else 0)
         room["old"] += 0 if discards else old.get(folder, 0)
     return [
