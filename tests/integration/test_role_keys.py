@@ -266,6 +266,7 @@ def test_lines_changed_by_hand(hosts: Hosts, by_hand: str) -> None:
         "unrestricted": [f"{public} postgres@chris"],
     }[by_hand]
     hosts.authorized_keys.write_text("".join(f"{each}\n" for each in [*hosts.others, *changed]))
+    assert succeeded(hosts.run("--check")) > 0
     assert succeeded(hosts.run()) > 0
     assert hosts.lines() == [line]
 
