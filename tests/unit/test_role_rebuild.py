@@ -387,17 +387,30 @@ def test_specification() -> None:
     assert set(specs["rebuild"]["options"]) - own == set(specs["main"]["options"])
 
 
-@pytest.mark.parametrize("options", [[], ["-e", "rebuild_standby=zoe"], ["-e", "rebuild_standby=standbys"]])
-def test_not_one_standby(options: List[str]) -> None:
-    """Refuse to do nothing, or more than one."""
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (["rebuild_standby=zoe"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (["rebuild_standby=standbys"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (
+            ["rebuild_standby=chris", 'rebuild_tablespaces={"fast":"/srv"}'],
+            "does not name a folder for each tablespace",
+        ),
+    ],
+)
+def test_refused_variables(options: List[str], words: str) -> None:
+    """Refuse to do nothing, or more than one, or what is no dictionary."""
     inventory = str(ROOT / "molecule/shared/inventory")
     playbook = [sys.executable, "-m", "ansible", "playbook", "-i", inventory]
+    for option in options:
+        playbook += ["-e", option]
     ran = subprocess.run(
-        [*playbook, *options, str(ROOT / "playbooks/rebuild.yml")],
+        [*playbook, str(ROOT / "playbooks/rebuild.yml")],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
     )
     assert ran.returncode == 2
-    assert "Name one standby of the inventory: -e rebuild_standby=HOST" in ran.stdout + ran.stderr
+    assert words in ran.stdout + ran.stderr
