@@ -13,10 +13,10 @@ LINTERS := lint-ansible lint-collection lint-python lint-shell lint-alerts
 SHELL_FILES := files/barman-wal-restore files/barman-wal-gate molecule/shared/engine molecule/shared/demo tests/bare-debian tests/ansible-cores
 
 UNIT := tests/unit files/walbasin --doctest-modules
-# Tests wait more than they compute.
+# Tests wait more than they compute; unit tests less so.
 SIDE_BY_SIDE := --numprocesses 4
 # Some modules run ansible-playbook once for all their tests.
-BY_MODULE := $(SIDE_BY_SIDE) --dist loadfile
+BY_MODULE := --numprocesses 3 --dist loadfile
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections
@@ -51,7 +51,7 @@ $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn $(CURDIR) $@
 
-check: setup tools ## before each commit, in two minutes: linters and unit tests, without the slow ones of the role
+check: setup tools ## before each commit, in a minute: linters and unit tests, without the slow ones of the role
 	@$(MAKE) --jobs=2 --output-sync=target unit lint-python lint-shell lint-alerts UNIT="$(UNIT) --ignore tests/unit/test_role_refusals.py"
 
 lint: setup tools ## all linters

@@ -1,13 +1,11 @@
 """Test what a rebuild refuses, and the plan that it shows."""
 
 import re
-import subprocess
-import sys
 from typing import Any, Dict, List
 
 import pytest
 
-from tests.support.role_templar import ROLE, ROOT, load, value_of
+from tests.support.role_templar import ROLE, load, value_of
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZE = 16 * MIB
@@ -385,32 +383,3 @@ def test_specification() -> None:
     own = {name for name in specs["rebuild"]["options"] if name.startswith("rebuild_")}
     assert own == {"rebuild_confirm", "rebuild_backup", "rebuild_discard_old", "rebuild_tablespaces"}
     assert set(specs["rebuild"]["options"]) - own == set(specs["main"]["options"])
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ([], "Name one standby of the inventory: -e rebuild_standby=HOST"),
-        (["rebuild_standby=zoe"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
-        (["rebuild_standby=standbys"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
-        (
-            ["rebuild_standby=chris", 'rebuild_tablespaces={"fast":"/srv"}'],
-            "does not name a folder for each tablespace",
-        ),
-    ],
-)
-def test_refused_variables(options: List[str], words: str) -> None:
-    """Refuse to do nothing, or more than one, or what is no dictionary."""
-    inventory = str(ROOT / "molecule/shared/inventory")
-    playbook = [sys.executable, "-m", "ansible", "playbook", "-i", inventory]
-    for option in options:
-        playbook += ["-e", option]
-    ran = subprocess.run(
-        [*playbook, str(ROOT / "playbooks/rebuild.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert ran.returncode == 2
-    assert words in ran.stdout + ran.stderr

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Set, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 
@@ -278,7 +278,7 @@ def inventory(folder: Path, wanted: Set[str]) -> Dict[str, Any]:
 def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what ansible-playbook prints in one run with a host for each test."""
     tests = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
-    wanted = {str(item.callspec.params["name"]) for item in tests}
+    wanted = {str(item.callspec.params["name"]) for item in tests if "output" in item.fixturenames}
     folder = tmp_path_factory.mktemp("refusals")
     tools = folder / "bin"
     tools.mkdir()
@@ -315,3 +315,32 @@ def test_refusal(output: str, name: str) -> None:
 @each_refusal
 def test_nothing_changed(output: str, name: str) -> None:
     assert re.search(rf"^{name} +: ok=\d+ +changed=0 +unreachable=[01] +failed=[01] ", output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (["rebuild_standby=zoe"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (["rebuild_standby=standbys"], "Name one standby of the inventory: -e rebuild_standby=HOST"),
+        (
+            ["rebuild_standby=chris", 'rebuild_tablespaces={"fast":"/srv"}'],
+            "does not name a folder for each tablespace",
+        ),
+    ],
+)
+def test_rebuild_of_not_one_standby(options: List[str], words: str) -> None:
+    """Refuse to do nothing, or more than one, or what is no dictionary."""
+    inventory = str(ROOT / "molecule/shared/inventory")
+    playbook = [sys.executable, "-m", "ansible", "playbook", "-i", inventory]
+    for option in options:
+        playbook += ["-e", option]
+    ran = subprocess.run(
+        [*playbook, str(ROOT / "playbooks/rebuild.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert ran.returncode == 2
+    assert words in ran.stdout + ran.stderr
