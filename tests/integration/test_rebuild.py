@@ -41,13 +41,12 @@ def test_standby_from_backup(
     assert "archive_command = false" not in (rebuild.data / "postgresql.conf").read_text()
     assert "standby.signal" in left
     # What the next run finds, should this one be killed here.
-    asked = {"container": str(rebuild.container), "settings": [], "copied": {}, "version": 0, "discards": False}
-    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "20261129T001817"
+    assert rebuild.find_data(rebuild.data)["placed"] == "20261129T001817"
     (rebuild.data / "backup_label").rename(rebuild.data / "kept")
-    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == "", "it was started"
+    assert rebuild.find_data(rebuild.data)["placed"] == "", "it was started"
     (rebuild.data / "kept").rename(rebuild.data / "backup_label")
     rebuild.step("tidy")
-    assert rebuild.examine("examine_data", data=str(rebuild.data), **asked)["placed"] == ""
+    assert rebuild.find_data(rebuild.data)["placed"] == ""
     assert not rebuild.container.exists()
 
     chris = Server(rebuild.data)
@@ -88,13 +87,12 @@ def test_position_of_crashed_primary(rebuild: Rebuild, backed_up: Server) -> Non
     backed_up.sql("INSERT INTO t SELECT generate_series(1, 5000)")
     written = int(backed_up.sql("SELECT pg_current_wal_flush_lsn() - '0/0'"))
     backed_up.stop("immediate")
-    asked = {"container": "/nonexistent", "settings": [], "copied": {}, "version": 0, "discards": False}
-    found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
+    found = rebuild.find_data(backed_up.data)
     assert found["timeline"] == 1
     assert written - 64 < found["lsn"] <= written
     # A standby's last page may have old bytes behind what was received.
     (backed_up.data / "standby.signal").touch()
-    found = rebuild.examine("examine_data", data=str(backed_up.data), **asked)
+    found = rebuild.find_data(backed_up.data)
     assert written - 8192 <= found["lsn"] <= written
 
 
@@ -120,8 +118,7 @@ def test_room_of_each_filesystem(tablespace: str, rebuild: Rebuild, workdir: Pat
 
     def rooms(disk: SmallDisk) -> list[tuple[str, bool]]:
         copied = {str(rebuild.data): backup["size"] - size, str(disk.folder / "fast"): size}
-        asked = {"container": str(rebuild.container), "settings": [], "version": 15, "discards": False}
-        found = rebuild.examine("examine_data", data=str(rebuild.data), copied=copied, **asked)["rooms"]
+        found = rebuild.find_data(rebuild.data, copied=copied, version=15)["rooms"]
         return [(each["folder"], each["is_enough"]) for each in found]
 
     with SmallDisk(workdir / "small", 8 * MIB) as small, SmallDisk(workdir / "large", 32 * MIB) as large:

@@ -60,6 +60,10 @@ class Rebuild:
         known = {"server": self.server, "config": config, "backup": "", "timeline": 0, "lsn": 0, "history": []}
         return self.examine("examine_backup", **{**known, **asked})
 
+    def find_data(self, data: Path, **asked: Any) -> Any:
+        known = {"data": str(data), "container": str(self.container), "settings": [], "copied": {}}
+        return self.examine("examine_data", **{**known, "version": 0, "discards": False, **asked})
+
     def restore(self, *options: str) -> None:
         words = ["--remote-ssh-command", " ".join(self.ssh), "--get-wal", "--standby-mode", *options]
         self.barman.run_barman("restore", *words, self.server, "latest", str(self.new))

@@ -181,7 +181,7 @@ def data_folder(listed: str, name: str) -> str:
 
 
 def size_of(path: str) -> int:
-    """Return the bytes of the files in a folder."""
+    """Return the bytes of the files in a folder, whatever they take on its disk."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

@@ -177,9 +177,9 @@ def examine(asked: Dict[str, Any]) -> Dict[str, Any]:
     current = find_tablespaces(glob.escape(data)) - kept
     claimed = read_claimed(container) - kept - current
     tablespaces = [each for each in copied if each != data]
-    folders = [each for each in tablespaces if os.path.isdir(each)]
-    old = {each: size_of(each) for each in [data, *folders] if each == data or each in current}
-    begun = {data: size_of(new), **{each: size_of(each) for each in folders if each in claimed}}
+    # Where nothing is copied, nobody asks for sizes, which take long.
+    old = {each: size_of(each) for each in copied if each == data or each in current}
+    begun = {each: size_of(new if each == data else each) for each in copied if each == data or each in claimed}
     return {
         "is_there": os.path.lexists(data),
         "is_link": os.path.realpath(data) != data or os.path.islink(pg_wal) or os.path.ismount(pg_wal),
