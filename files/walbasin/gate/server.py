@@ -20,6 +20,8 @@ from walbasin.wal.protocol import Opening
 STDIN = 0
 # Seconds without a request. A fetcher asks, or ends the connection, long before that.
 IDLE_LIMIT = 300
+# Seconds without a request after which what sending needs is given back.
+REST = 1.0
 # Bytes that are read at a time.
 CHUNK = 256 * 1024
 # Bytes between two looks whether the rest should be compressed.
@@ -64,7 +66,7 @@ class Server:
         client.write(protocol.GREETING + b"\n")
         waiting = b""
         end = time.monotonic() + IDLE_LIMIT
-        while select.select([STDIN], [], [], max(0.0, end - time.monotonic()))[0]:
+        while _wait_for_request(end):
             data = os.read(STDIN, 4096)
             if not data:
                 return
@@ -306,6 +308,14 @@ class Server:
 
     def _send_frame(self, kind: bytes, content: bytes = b"") -> None:
         client.write(protocol.frame(kind, content))
+
+
+def _wait_for_request(end: float) -> bool:
+    """Return whether there is something to read by `end`, of the monotonic clock."""
+    if select.select([STDIN], [], [], REST)[0]:
+        return True
+    client.PIPE.release()
+    return bool(select.select([STDIN], [], [], max(0.0, end - time.monotonic()))[0])
 
 
 def run(opening: Opening, key: AuthorizedKey, owner: str = "") -> int:

@@ -159,7 +159,7 @@ class Connection:
         debug(f"ssh {self.process.pid} to {remote.host} starts: {command_line or 'a shared connection'}")
         assert self.process.stdout and self.process.stderr
         self.stdout = self.process.stdout.fileno()
-        self.has_large_pipe = pipe.enlarge(self.stdout, PIPE_SIZE)
+        self.has_large_pipe = pipe.resize(self.stdout, PIPE_SIZE)
         self.descriptors = (self.stdout, self.process.stderr.fileno())
         # The limit to connect is ssh's; a host that has accepted may still be silent.
         self.last_sign = time.monotonic()

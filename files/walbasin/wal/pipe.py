@@ -6,7 +6,7 @@ import fcntl
 F_SETPIPE_SZ = 1031
 
 
-def enlarge(pipe: int, size: int) -> bool:
+def resize(pipe: int, size: int) -> bool:
     """Have a pipe hold `size` bytes.
 
     Returns False where the kernel does not: it is no pipe, or the user has a limit.

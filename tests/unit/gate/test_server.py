@@ -4,6 +4,8 @@ The server runs in this process, or in one of our own, over pipes.
 """
 
 import bz2
+import contextlib
+import fcntl
 import gzip
 import os
 import struct
@@ -21,6 +23,7 @@ from walbasin.gate import client, compressor, server
 from walbasin.gate.authorized_key import AuthorizedKey
 from walbasin.wal import compression, protocol
 
+from tests.support.processes import wait_until
 from tests.support.wal_builder import MIB, build_segment
 
 NAMES = [f"00000001000000000000000{number}" for number in range(1, 4)]
@@ -196,13 +199,13 @@ def test_log(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-@pytest.fixture
-def short_limit_gate(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a gate that waits for one second instead of minutes."""
+@contextlib.contextmanager
+def gate(config: Path, change: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a gate of its own, after this statement."""
     code = (
         "import sys; sys.path.insert(0, 'files')\n"
         "from walbasin.gate import authorized_key, child, client, server\nfrom walbasin.wal import protocol\n"
-        "child.SILENCE_LIMIT = client.TIME_LIMIT = server.IDLE_LIMIT = 1\n"
+        f"{change}\n"
         f"server.run(protocol.Opening('angus', (), config={str(config)!r}), authorized_key.AuthorizedKey('', 'angus'))"
     )
     command = [sys.executable, "-c", code]
@@ -212,6 +215,13 @@ def short_limit_gate(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
     yield process
     process.kill()
     process.communicate()
+
+
+@pytest.fixture
+def short_limit_gate(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a gate that waits for one second instead of minutes."""
+    with gate(config, "child.SILENCE_LIMIT = client.TIME_LIMIT = server.IDLE_LIMIT = 1") as process:
+        yield process
 
 
 def test_slow_request(short_limit_gate: "subprocess.Popen[bytes]") -> None:
@@ -230,6 +240,27 @@ def test_unread_reply(short_limit_gate: "subprocess.Popen[bytes]", config: Path)
     assert short_limit_gate.stdin
     short_limit_gate.stdin.write(NAMES[2].encode() + b"\n")
     assert short_limit_gate.wait(timeout=10) == 0
+    file.unlink()
+
+
+def test_size_of_pipe(config: Path) -> None:
+    """The pipe to sshd is large while a file is sent, and not while nothing is."""
+    file = config.parent / "angus" / "wals" / NAMES[2][:16] / NAMES[2]
+    file.write_bytes(build_segment(NAMES[2], size=MIB))
+    with gate(config, "server.REST = 0.1") as process:
+        assert process.stdin and process.stdout
+        pipe = process.stdout.fileno()
+
+        def has_size(size: int) -> bool:
+            return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) == size
+
+        process.stdin.write(NAMES[2].encode() + b"\n")
+        wait_until(lambda: has_size(client.SMALL), "a larger pipe", step=0.01)
+        data = b""
+        while not data.endswith(protocol.frame(protocol.END)):
+            data += os.read(pipe, MIB)
+        wait_until(lambda: has_size(client.AT_REST), "a pipe at rest", step=0.01)
+    assert file.read_bytes() in data
     file.unlink()
 
 
