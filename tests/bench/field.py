@@ -127,8 +127,8 @@ class Field:
 
         Returns their names.
         """
-        wals = self.barman.add_server("angus")
-        incoming = give(self.barman.home / "angus" / "incoming")
+        self.barman.add_server("angus")
+        give(self.barman.home / "angus" / "incoming")
         own, server = self.primary.data.parent, self.primary
         server.port = self.barman.primary_port
         server.create()
@@ -144,20 +144,52 @@ class Field:
             server.program("pgbench", "-i", "-q", "-s", "30", *connection)
             server.program("pg_basebackup", "-D", self.base.data, *connection, "-X", "none", "-c", "fast", "--no-sync")
             first = re.findall(r"[0-9A-F]{24}", (self.base.data / "backup_label").read_text())[0]
-            while sum(path.name >= first for path in incoming.iterdir()) < count:
-                server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "5000", *connection)
-                # Have pages written whole again, as in a database larger than ours.
-                server.sql("CHECKPOINT")
-            last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
-            wait_until(lambda: server.sql("SELECT last_archived_wal FROM pg_stat_archiver") == last, "archiving", 120)
+            names = self._load(first, count)
             server.stop()
+            return names
         finally:
             server.end()
+
+    def _load(self, first: str, count: int) -> list[str]:
+        """Archive at least `count` segments from `first` on, by pgbench.
+
+        The primary runs. Returns their names.
+        """
+        server = self.primary
+        incoming = self.barman.home / "angus" / "incoming"
+        connection = ["-h", "127.0.0.1", "-p", str(server.port)]
+        while sum(path.name >= first for path in incoming.iterdir()) < count:
+            server.program("pgbench", "-n", "-N", "-M", "prepared", "-c", "4", "-t", "5000", *connection)
+            # Have pages written whole again, as in a database larger than ours.
+            server.sql("CHECKPOINT")
+        last = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        wait_until(lambda: server.sql("SELECT last_archived_wal FROM pg_stat_archiver") == last, "archiving", 120)
         self.barman.run_barman("archive-wal", "angus")
-        found = sorted(path for path in wals.rglob("0*") if len(path.name) == 24 and first <= path.name <= last)
+        found = sorted(path for path in self._archived() if first <= path.name <= last)
         for path in found:
             Path(shutil.copy(path, self.local)).chmod(0o644)
         return [path.name for path in found]
+
+    def _archived(self) -> list[Path]:
+        """Return the segments in the plain archive."""
+        return [path for path in (self.barman.home / "angus" / "wals").rglob("0*") if len(path.name) == 24]
+
+    @contextlib.contextmanager
+    def running_primary(self, segments: int) -> Iterator[str]:
+        """Have the primary run, with so many more segments in the plain archive.
+
+        Gives the name of the last. In the end they are removed.
+        """
+        archived = self._archived()
+        self.primary.configure(archive_command=self.barman.archive_command("angus", self.primary.data.parent))
+        self.primary.start()
+        try:
+            yield self._load(self.names[-1], segments)[-1]
+        finally:
+            self.primary.end()
+            for path in set(self._archived()).difference(archived):
+                path.unlink()
+                (self.local / path.name).unlink(missing_ok=True)
 
     def _add_archive(self, kind: str) -> None:
         """Archive the segments once more, in Barman, with this compression."""

@@ -24,14 +24,26 @@ RETRY_INTERVAL = "60s"
 # Seconds in which a server has ended to change its data directory because of its start,
 # and has been told that the archive has no more.
 STARTED_AND_TOLD = 6
+# In SQL: WAL comes from the primary.
+STREAMS = "EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')"
 
 
-def replayed(server: Server, name: str) -> bool:
-    """Return whether all of this segment has been replayed."""
+def wait_for_replay(server: Server, name: str, and_then: str = "true", step: float = 0.01) -> None:
+    """Wait until all of this segment has been replayed.
+
+    One connection for all looks: a new one for each would take CPU from recovery.
+    and_then: what else must hold, in SQL. step: seconds between two looks.
+    """
     end = (int(name[8:16], 16) << 32) + (int(name[16:], 16) + 1) * SEGMENT_SIZE
+    query = f"SELECT pg_last_wal_replay_lsn() - '0/0' >= {end} AND {and_then}"
     with connected(server) as cursor:
-        cursor.execute("SELECT pg_last_wal_replay_lsn() - '0/0' >= %s", (end,))
-        return bool(cursor.fetchone()[0])
+        wait_until(lambda: holds(cursor, query), f"replay of {name}", 120, step)
+
+
+def holds(cursor: Any, query: str) -> bool:
+    """Return the only value that a query brings."""
+    cursor.execute(query)
+    return bool(cursor.fetchone()[0])
 
 
 @contextlib.contextmanager
@@ -75,7 +87,7 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
             with running(field, field.base, command) as server:
                 started = time.monotonic()
                 server.start()
-                wait_until(lambda: replayed(server, field.names[-1]), "recovery", 120, step=0.01)
+                wait_for_replay(server, field.names[-1])
                 return {rows.RECOVERY: time.monotonic() - started}
 
         return run
@@ -90,8 +102,11 @@ def recovery(field: Field, standby: Standby) -> Iterator[Entrants]:
 
 @contextlib.contextmanager
 def streaming(field: Field, standby: Standby) -> Iterator[Entrants]:
-    """Measure a standby from the end of its copy until it streams from its primary."""
-    field.primary.start()
+    """Measure a standby from the end of its copy until it streams from its primary.
+
+    A backup is older than what other contests fetch: it has four times as much to
+    replay.
+    """
     conninfo = f"host=127.0.0.1 port={field.primary.port} user={POSTGRES}"
 
     def follow(command: str) -> dict[str, float]:
@@ -99,20 +114,11 @@ def streaming(field: Field, standby: Standby) -> Iterator[Entrants]:
         with running(field, field.base, lambda data: command, primary_conninfo=conninfo) as server:
             started = time.monotonic()
             server.start()
-            wait_until(lambda: is_streaming(server) and replayed(server, field.names[-1]), "streaming", 120, step=0.01)
+            wait_for_replay(server, last, STREAMS)
             return {rows.STREAMING: time.monotonic() - started}
 
-    try:
+    with field.running_primary(3 * len(field.names)) as last:
         yield {OURS: lambda: follow(standby.ours()), CP: lambda: follow(standby.cp())}
-    finally:
-        field.primary.end()
-
-
-def is_streaming(server: Server) -> bool:
-    """Return whether WAL comes from the primary."""
-    with connected(server) as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
-        return bool(cursor.fetchone()[0])
 
 
 @contextlib.contextmanager
@@ -145,7 +151,7 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
     """
     with running(field, field.base, lambda data: standby.cp()) as server:
         server.start()
-        wait_until(lambda: replayed(server, field.names[-1]), "recovery", 120, step=0.1)
+        wait_for_replay(server, field.names[-1], step=0.1)
         server.stop()
         caught_up = server.copy(server.data.parent / "caught-up")
 
@@ -160,12 +166,8 @@ def promotion(field: Field, standby: Standby) -> Iterator[Entrants]:
             with connected(server) as cursor:
                 started = time.monotonic()
                 cursor.execute("SELECT pg_promote(wait => false)")
-                wait_until(lambda: is_primary(cursor), row, 60, step=0.005)
+                wait_until(lambda: holds(cursor, "SELECT NOT pg_is_in_recovery()"), row, 60, step=0.005)
                 return {row: time.monotonic() - started}
-
-    def is_primary(cursor: Any) -> bool:
-        cursor.execute("SELECT pg_is_in_recovery()")
-        return not cursor.fetchone()[0]
 
     def ours() -> dict[str, float]:
         warm = promote(rows.PROMOTION, standby.ours())
