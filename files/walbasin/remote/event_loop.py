@@ -8,12 +8,8 @@ from typing import Callable, Container, Dict, List, Optional, Set, Tuple
 
 from walbasin.remote.errors import FetchError
 from walbasin.remote.rate_limit import RateLimit
-from walbasin.remote.ssh import SILENCE_LIMIT, Connection, Remote
-from walbasin.wal import segment
-
-# Seconds that the bytes of a file gather in the pipes before they are read: each look
-# into a pipe takes CPU, and ssh writes 32 KiB at a time.
-GATHER = 0.001
+from walbasin.remote.ssh import PIPE_SIZE, SILENCE_LIMIT, Connection, Remote
+from walbasin.wal import pipe, segment
 
 
 class EventLoop:
@@ -31,8 +27,9 @@ class EventLoop:
         self._rate_limit = RateLimit(rate_limit) if rate_limit else None
         # Connections that are not read until the limit allows it, and since when.
         self._paused: Dict[Connection, float] = {}
-        # The last event brought bytes of a file, and more have room in the pipe.
-        self._is_flowing = False
+        # Seconds in which the bytes of a file gather in the pipes, as ssh writes 32 KiB
+        # at a time: 0 where none come, or where a pipe is too small.
+        self._pause = 0.0
 
     def __enter__(self) -> "EventLoop":
         return self
@@ -62,9 +59,8 @@ class EventLoop:
 
     def run_once(self, limit: float = SILENCE_LIMIT) -> None:
         """Wait for the next event, `limit` seconds at most, and handle it."""
-        if self._is_flowing:
-            time.sleep(GATHER)
-        began = time.monotonic()
+        if self._pause:
+            time.sleep(self._pause)
         wait = limit if self._rate_limit is None else min(limit, self._pause_or_resume(self._rate_limit))
         awaited = self._open if not self._paused else [one for one in self._open if one not in self._paused]
         nearest = min((connection.deadline for connection in awaited), default=math.inf) - time.monotonic()
@@ -73,10 +69,16 @@ class EventLoop:
                 key.data()
             elif key.data in self._open:
                 self._receive(key.data, key.fd)
-        flowing = [connection for connection in self._open if connection.brought_at >= began]
-        self._is_flowing = bool(flowing) and all(connection.has_large_pipe for connection in flowing)
+        self._pause = self._next_pause()
         for connection in [one for one in self._open if one.deadline <= time.monotonic() and one not in self._paused]:
             self.finish(connection, connection.timeout_error())
+
+    def _next_pause(self) -> float:
+        brought = {connection: connection.take_brought() for connection in self._open}
+        most = max(brought.values(), default=0)
+        if not most or not all(connection.has_large_pipe for connection, count in brought.items() if count):
+            return 0.0
+        return pipe.next_pause(self._pause or pipe.SHORTEST, most, PIPE_SIZE)
 
     def _pause_or_resume(self, rate_limit: RateLimit) -> float:
         """Read from connections while the limit allows it.

@@ -166,6 +166,7 @@ class Connection:
         self.deadline = self.last_sign + CONNECT_LIMIT + SILENCE_LIMIT
         # When bytes of a file, or of other output, have come.
         self.brought_at = -math.inf
+        self._brought = 0
         # Bytes that have come since the time limit was last moved.
         self._counted = 0
         # What all connections of the loop may read together.
@@ -202,8 +203,14 @@ class Connection:
         if self.rate_limit is not None:
             self.rate_limit.spend(received)
         self._counted += received
+        self._brought += received
         if self._counted >= LEAST:
             self.touch()
+
+    def take_brought(self) -> int:
+        """Return the bytes that have come since the last call."""
+        brought, self._brought = self._brought, 0
+        return brought
 
     def may_read(self, most: int) -> int:
         """Return how many bytes of a file may be read now, `most` at most."""

@@ -4,6 +4,8 @@ import fcntl
 
 # fcntl.h; Python's fcntl has it from 3.10 on.
 F_SETPIPE_SZ = 1031
+# Seconds between two looks into a pipe, at least and at most.
+SHORTEST, LONGEST = 0.00025, 0.008
 
 
 def resize(pipe: int, size: int) -> bool:
@@ -16,3 +18,16 @@ def resize(pipe: int, size: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def next_pause(pause: float, moved: int, size: int) -> float:
+    """Return the seconds until the next look into a pipe of `size` bytes.
+
+    Half of it shall be moved meanwhile. pause: seconds before this look, which has
+    moved so many bytes.
+
+    >>> next_pause(0.002, moved=1024, size=4096)
+    0.004
+    """
+    factor = min(2.0, max(0.5, size / 2 / moved))
+    return min(LONGEST, max(SHORTEST, factor * pause))
