@@ -212,9 +212,11 @@ def gate(config: Path, change: str) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     assert process.stdout
     assert process.stdout.readline() == protocol.GREETING + b"\n"
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
